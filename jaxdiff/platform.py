@@ -1,0 +1,114 @@
+"""XLA flags and the compile cache, set once before jax starts.
+
+`train.py`, `sample.py`, `tests/conftest.py` and the benchmarks call `configure()` first, so that all
+of them run the same compiler set-up. This module never imports jax at import time.
+
+Why a flag is needed: from jaxlib 0.10.1 on, XLA:CPU hands reductions and single convolutions to
+YNNPACK. The "reduce" fusion returns wrong numbers for a product with a broadcast operand that feeds
+a sum, without any warning (on 64 x 64, jaxlib 0.10.2 is off by a factor of 1e28 and 0.12.0.1 says
+NaN; jax#39103), and the "individual_convolution" fusion runs on one core. `tests/test_platform.py`
+keeps the wrong case.
+"""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+_YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_YNN_VALUE = "-individual_convolution,-reduce"
+_YNN_SINCE = (0, 10, 1)  # an older jaxlib aborts on a flag that it does not know
+_DEVICE_FLAG = "--xla_force_host_platform_device_count"
+_MIN_COMPILE_SECONDS = 0.1  # cache programs that take longer than this to compile
+
+
+def configure(*, host_devices: int | None = None) -> None:
+    """Set the XLA flags and the persistent compile cache; calling it again changes nothing.
+
+    What the user has set in `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR` is kept.
+
+    Args:
+      host_devices: how many devices the CPU shall pretend to be; None leaves it as it is.
+
+    Raises:
+      RuntimeError: jax has already started a backend, so new settings would be ignored.
+    """
+    version = jaxlib_version()
+    flags = merge_flags(os.environ.get("XLA_FLAGS", ""), wanted_flags(version, host_devices))
+    if flags != os.environ.get("XLA_FLAGS", ""):
+        _require_not_started()
+        os.environ["XLA_FLAGS"] = flags
+    _set_cache()
+
+
+def jaxlib_version() -> str:
+    """The installed jaxlib's version, read without importing jax."""
+    return metadata.version("jaxlib")
+
+
+def wanted_flags(version: str, host_devices: int | None = None) -> dict[str, str]:
+    """The XLA flags that jaxlib `version` needs and knows, as name -> value."""
+    flags = {}
+    if _release(version) >= _YNN_SINCE:
+        flags[_YNN_FLAG] = _YNN_VALUE
+    if host_devices is not None:
+        flags[_DEVICE_FLAG] = str(host_devices)
+    return flags
+
+
+def merge_flags(current: str, wanted: dict[str, str]) -> str:
+    """Append the wanted flags to an `XLA_FLAGS` string unless it names them already.
+
+    >>> merge_flags("--a=1", {"--a": "2", "--b": "3"})
+    '--a=1 --b=3'
+    """
+    present = {flag.partition("=")[0] for flag in current.split()}
+    added = [f"{name}={value}" for name, value in wanted.items() if name not in present]
+    return " ".join([*([current] if current else []), *added])
+
+
+def cache_directory() -> Path:
+    """Where compiled programs are kept: one directory per jaxlib, since entries do not mix."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "jaxdiff" / f"xla-{jaxlib_version()}"
+
+
+def _set_cache() -> None:
+    """Point jax at the compile cache, through the environment or, once imported, its config."""
+    settings = {
+        "jax_compilation_cache_dir": str(cache_directory()),
+        "jax_persistent_cache_min_compile_time_secs": _MIN_COMPILE_SECONDS,
+    }
+    jax = sys.modules.get("jax")
+    for name, value in settings.items():
+        if name.upper() in os.environ:
+            continue
+        os.environ[name.upper()] = str(value)  # jax reads this when it is imported
+        if jax is not None:
+            jax.config.update(name, value)
+
+
+def _require_not_started() -> None:
+    """Raise if jax has started a backend: it reads XLA_FLAGS once, at that moment."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return
+    current = jax.config.jax_num_cpu_devices
+    try:  # jax refuses to change this option once a backend has started
+        jax.config.update("jax_num_cpu_devices", 1 if current != 1 else 2)
+    except RuntimeError as error:
+        raise RuntimeError(
+            "jaxdiff.platform.configure() came too late: jax has already started; "
+            "call it before anything that touches a device"
+        ) from error
+    jax.config.update("jax_num_cpu_devices", current)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: '0.10.2.dev1' -> (0, 10, 2)."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
