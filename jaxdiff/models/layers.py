@@ -1,0 +1,203 @@
+"""Layers that the UNet and the autoencoder share.
+
+Axis legend: B batch, H height, W width, C channels, T text tokens, E width of the time embedding.
+Parameters are float32; `dtype` is what a layer computes in; norms reduce in float32.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdiff.models.attention import Attention
+
+zeros = nn.initializers.zeros_init()
+
+
+def sinusoidal_embedding(
+    timestep: Float[Array, " B"], width: int, *, max_period: float = 10_000.0
+) -> Float[Array, "B width"]:
+    """Embed a scalar as [cos(t w_i), sin(t w_i)], w_i = max_period^(-i / (width / 2)), float32.
+
+    Vaswani et al. 2017, section 3.5, in the order (cosines first) and with the frequencies that
+    Stable Diffusion's checkpoints expect. `timestep` may be fractional; `width` is even.
+    """
+    half = width // 2
+    frequency = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = timestep.astype(jnp.float32)[:, None] * frequency
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def conv3x3(features: int, *, dtype: jnp.dtype, name: str, zero: bool = False) -> nn.Conv:
+    """A 3x3 convolution, padding 1; `zero` starts it at zero, so that its branch begins as 0."""
+    init = zeros if zero else nn.linear.default_kernel_init
+    return nn.Conv(features, (3, 3), padding=1, dtype=dtype, kernel_init=init, name=name)
+
+
+class MLPEmbedding(nn.Module):
+    """Two dense layers with SiLU between them: [B C] -> [B E]."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(self.width, dtype=self.dtype, name="linear_1")(x)
+        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))) + time))): [B H W C], [B E] -> [B H W features].
+
+    Attributes:
+      features: channels out; where they differ from those in, the shortcut is a 1x1 projection.
+      groups, epsilon: of both group norms (Wu & He 2018).
+      zero_init: start the second convolution at zero (the block begins as its shortcut).
+    """
+
+    features: int
+    groups: int = 32
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+    zero_init: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, temb: jax.Array | None = None, deterministic: bool = True
+    ) -> jax.Array:
+        h = nn.silu(nn.GroupNorm(self.groups, self.epsilon, dtype=self.dtype, name="norm1")(x))
+        h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
+        if temb is not None:
+            shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(temb))
+            h = h + shift[:, None, None, :]
+        h = nn.silu(nn.GroupNorm(self.groups, self.epsilon, dtype=self.dtype, name="norm2")(h))
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = conv3x3(self.features, dtype=self.dtype, name="conv2", zero=self.zero_init)(h)
+        if x.shape[-1] != self.features:
+            # A 1x1 convolution written as a dense layer: the same sum, far faster on CPUs.
+            x = nn.Dense(self.features, dtype=self.dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+class Downsample(nn.Module):
+    """Halve H and W by a 3x3 convolution of stride 2.
+
+    Attributes:
+      pad_after: pad one row and column at the end only (the autoencoder), not on every side.
+    """
+
+    features: int
+    pad_after: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pad = ((0, 1), (0, 1)) if self.pad_after else ((1, 1), (1, 1))
+        conv = nn.Conv(
+            self.features, (3, 3), strides=2, padding=pad, dtype=self.dtype, name="conv"
+        )
+        return conv(x)
+
+
+class Upsample(nn.Module):
+    """Double H and W by nearest neighbour, then a 3x3 convolution."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.repeat(2, axis=1).repeat(2, axis=2)
+        return conv3x3(self.features, dtype=self.dtype, name="conv")(x)
+
+
+class GEGLU(nn.Module):
+    """a * gelu(b) with [a, b] = x W (Shazeer 2020, eq. 6): [... C] -> [... features]."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        a, b = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, -1)
+        return a * nn.gelu(b, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, and back: [B T C] -> [B T C]."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = GEGLU(4 * x.shape[-1], dtype=self.dtype, name="net_0")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(h)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each pre-norm and residual."""
+
+    heads: int
+    kernel: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(1e-5, dtype=self.dtype, name=name)
+
+        def attention(name: str) -> Attention:
+            return Attention(self.heads, kernel=self.kernel, dtype=self.dtype, name=name)
+
+        x = x + attention("attn1")(norm("norm1")(x))
+        x = x + attention("attn2")(norm("norm2")(x), context)
+        return x + FeedForward(dtype=self.dtype, name="ff")(norm("norm3")(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map, residual (Rombach et al. 2022, 3.3).
+
+    [B H W C], context [B T D] -> [B H W C]. The output projection starts at zero.
+    """
+
+    heads: int
+    depth: int = 1
+    groups: int = 32
+    kernel: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        h = nn.GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
+        h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
+        h = h.reshape(batch, height * width, channels)
+        for i in range(self.depth):
+            block = TransformerBlock(
+                self.heads, self.kernel, dtype=self.dtype, name=f"transformer_blocks_{i}"
+            )
+            h = block(h, context)
+        h = nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(h)
+        return x + h.reshape(x.shape)
+
+
+class SelfAttention2D(nn.Module):
+    """Group norm and attention over the pixels of a feature map, residual: [B H W C]."""
+
+    heads: int = 1
+    groups: int = 32
+    kernel: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, channels = x.shape
+        h = nn.GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="group_norm")(x)
+        h = h.reshape(batch, height * width, channels)
+        attend = Attention(self.heads, qkv_bias=True, kernel=self.kernel, dtype=self.dtype)
+        # The projections stand in this module's own scope (to_q, to_k, ...), as checkpoints do.
+        nn.share_scope(self, attend)
+        return x + attend(h).reshape(x.shape)
