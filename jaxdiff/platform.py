@@ -1,7 +1,7 @@
 """XLA flags and the compile cache, set once before jax starts.
 
-`train.py`, `sample.py`, `tests/conftest.py` and the benchmarks call `configure()` first, so that they
-all run the same compiler set-up. This module never imports jax at import time.
+`train.py`, `sample.py`, `tests/conftest.py` and the benchmarks call `configure()` first, so that
+they all run the same compiler set-up. This module never imports jax at import time.
 
 Why a flag is needed: from jaxlib 0.10.1 on, XLA:CPU hands reductions and single convolutions to
 YNNPACK. The "reduce" fusion returns wrong numbers for a product with a broadcast operand that feeds
