@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdiff.errors import UserError
-from jaxdiff.models.layers import Downsample, ResnetBlock, SelfAttention2D, Upsample, conv3x3
+from jaxdiff.models.layers import (
+    Downsample,
+    ResnetBlock,
+    SelfAttention2D,
+    Upsample,
+    conv3x3,
+    group_norm,
+)
 
 EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -134,7 +141,7 @@ class Encoder(nn.Module):
         for level in range(len(config.block_out_channels)):
             x = DownBlock(config, level, dtype, name=f"down_blocks_{level}")(x)
         x = MidBlock(config, dtype, name="mid_block")(x)
-        norm = nn.GroupNorm(config.norm_num_groups, EPSILON, dtype=dtype, name="conv_norm_out")
+        norm = group_norm(config.norm_num_groups, EPSILON, dtype=dtype, name="conv_norm_out")
         return conv3x3(2 * config.latent_channels, dtype=dtype, name="conv_out")(nn.silu(norm(x)))
 
 
@@ -151,7 +158,7 @@ class Decoder(nn.Module):
         x = MidBlock(config, dtype, name="mid_block")(x)
         for i, level in enumerate(reversed(range(len(config.block_out_channels)))):
             x = UpBlock(config, level, dtype, name=f"up_blocks_{i}")(x)
-        norm = nn.GroupNorm(config.norm_num_groups, EPSILON, dtype=dtype, name="conv_norm_out")
+        norm = group_norm(config.norm_num_groups, EPSILON, dtype=dtype, name="conv_norm_out")
         return conv3x3(config.out_channels, dtype=dtype, name="conv_out")(nn.silu(norm(x)))
 
 

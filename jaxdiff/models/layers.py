@@ -36,6 +36,11 @@ def conv3x3(features: int, *, dtype: jnp.dtype, name: str, zero: bool = False) -
     return nn.Conv(features, (3, 3), padding=1, dtype=dtype, kernel_init=init, name=name)
 
 
+def group_norm(groups: int, epsilon: float, *, dtype: jnp.dtype, name: str) -> nn.GroupNorm:
+    """Group normalisation over H, W and C / groups channels (Wu & He 2018, eq. 1)."""
+    return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)
+
+
 class MLPEmbedding(nn.Module):
     """Two dense layers with SiLU between them: [B C] -> [B E]."""
 
@@ -68,12 +73,12 @@ class ResnetBlock(nn.Module):
     def __call__(
         self, x: jax.Array, temb: jax.Array | None = None, deterministic: bool = True
     ) -> jax.Array:
-        h = nn.silu(nn.GroupNorm(self.groups, self.epsilon, dtype=self.dtype, name="norm1")(x))
+        h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm1")(x))
         h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
         if temb is not None:
             shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(temb))
             h = h + shift[:, None, None, :]
-        h = nn.silu(nn.GroupNorm(self.groups, self.epsilon, dtype=self.dtype, name="norm2")(h))
+        h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm2")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
         h = conv3x3(self.features, dtype=self.dtype, name="conv2", zero=self.zero_init)(h)
         if x.shape[-1] != self.features:
@@ -172,7 +177,7 @@ class SpatialTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
-        h = nn.GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
+        h = group_norm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
         h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
         h = h.reshape(batch, height * width, channels)
         for i in range(self.depth):
@@ -195,7 +200,7 @@ class SelfAttention2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
-        h = nn.GroupNorm(self.groups, 1e-6, dtype=self.dtype, name="group_norm")(x)
+        h = group_norm(self.groups, 1e-6, dtype=self.dtype, name="group_norm")(x)
         h = h.reshape(batch, height * width, channels)
         attend = Attention(self.heads, qkv_bias=True, kernel=self.kernel, dtype=self.dtype)
         # The projections stand in this module's own scope (to_q, to_k, ...), as checkpoints do.

@@ -22,6 +22,7 @@ from jaxdiff.models.layers import (
     SpatialTransformer,
     Upsample,
     conv3x3,
+    group_norm,
     sinusoidal_embedding,
 )
 
@@ -257,7 +258,7 @@ class UNet(nn.Module):
             count = config.layers_per_block + 1
             x = UpBlock(blocks, level, name=f"up_blocks_{i}")(x, skips[-count:], temb, context)
             del skips[-count:]
-        norm = nn.GroupNorm(
+        norm = group_norm(
             config.norm_num_groups, config.norm_eps, dtype=self.dtype, name="conv_norm_out"
         )
         out = conv3x3(config.out_channels, dtype=self.dtype, name="conv_out", zero=True)
