@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxdiff.errors import choose
@@ -61,7 +62,7 @@ def cudnn_attention(
 KERNELS: dict[str, Kernel] = {"einsum": einsum_attention, "cudnn": cudnn_attention}
 
 
-def attention_kernel(name: str, dtype: jnp.dtype) -> Kernel:
+def attention_kernel(name: str, dtype: DTypeLike) -> Kernel:
     """The kernel called `name`; "auto" takes the best that the default backend has for `dtype`.
 
     Raises:
@@ -88,7 +89,7 @@ class Attention(nn.Module):
     heads: int
     qkv_bias: bool = False
     kernel: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:

@@ -9,6 +9,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdiff.models.attention import Attention
@@ -30,13 +31,13 @@ def sinusoidal_embedding(
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def conv3x3(features: int, *, dtype: jnp.dtype, name: str, zero: bool = False) -> nn.Conv:
+def conv3x3(features: int, *, dtype: DTypeLike, name: str, zero: bool = False) -> nn.Conv:
     """A 3x3 convolution, padding 1; `zero` starts it at zero, so that its branch begins as 0."""
     init = zeros if zero else nn.linear.default_kernel_init
     return nn.Conv(features, (3, 3), padding=1, dtype=dtype, kernel_init=init, name=name)
 
 
-def group_norm(groups: int, epsilon: float, *, dtype: jnp.dtype, name: str) -> nn.GroupNorm:
+def group_norm(groups: int, epsilon: float, *, dtype: DTypeLike, name: str) -> nn.GroupNorm:
     """Group normalisation over H, W and C / groups channels (Wu & He 2018, eq. 1)."""
     return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)
 
@@ -45,7 +46,7 @@ class MLPEmbedding(nn.Module):
     """Two dense layers with SiLU between them: [B C] -> [B E]."""
 
     width: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -67,7 +68,7 @@ class ResnetBlock(nn.Module):
     epsilon: float = 1e-5
     dropout: float = 0.0
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -96,7 +97,7 @@ class Downsample(nn.Module):
 
     features: int
     pad_after: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -111,7 +112,7 @@ class Upsample(nn.Module):
     """Double H and W by nearest neighbour, then a 3x3 convolution."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -123,7 +124,7 @@ class GEGLU(nn.Module):
     """a * gelu(b) with [a, b] = x W (Shazeer 2020, eq. 6): [... C] -> [... features]."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -134,7 +135,7 @@ class GEGLU(nn.Module):
 class FeedForward(nn.Module):
     """GEGLU to four times the width, and back: [B T C] -> [B T C]."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -147,7 +148,7 @@ class TransformerBlock(nn.Module):
 
     heads: int
     kernel: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
@@ -172,7 +173,7 @@ class SpatialTransformer(nn.Module):
     depth: int = 1
     groups: int = 32
     kernel: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
@@ -195,7 +196,7 @@ class SelfAttention2D(nn.Module):
     heads: int = 1
     groups: int = 32
     kernel: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

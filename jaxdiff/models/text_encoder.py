@@ -12,6 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxdiff.errors import UserError, choose
@@ -79,7 +80,7 @@ class SelfAttention(nn.Module):
     """Causal multi-head self-attention: [B T D] -> [B T D]."""
 
     heads: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -97,7 +98,7 @@ class MLP(nn.Module):
     """Two dense layers: [B T D] -> [B T D]."""
 
     config: TextEncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -110,7 +111,7 @@ class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each pre-norm and residual."""
 
     config: TextEncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -125,7 +126,7 @@ class Embeddings(nn.Module):
     """Token and position embeddings: ids [B T] -> [B T D]."""
 
     config: TextEncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -144,7 +145,7 @@ class Layers(nn.Module):
     """The stack of layers: [B T D] -> every layer's output, the input first."""
 
     config: TextEncoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -163,7 +164,7 @@ class TextEncoder(nn.Module):
     """
 
     config: TextEncoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, ids: Int[Array, "B T"]) -> TextOutput:

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxdiff.errors import UserError
@@ -107,7 +108,7 @@ class Blocks:
     """The two bricks of a UNet, with what all of them share filled in."""
 
     config: UNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     deterministic: bool
 
     def resnet(self, features: int, name: str) -> Any:
@@ -208,7 +209,7 @@ class UNet(nn.Module):
     """
 
     config: UNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def _time_embedding(self, timestep: jax.Array, added: dict[str, jax.Array] | None) -> jax.Array:
         """Embed the timestep, and SDXL's pooled text and sizes where the config has them: [B E]."""
