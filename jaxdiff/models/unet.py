@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdiff.errors import UserError
+from jaxdiff.errors import UserError, choose
 from jaxdiff.models.layers import (
     Downsample,
     MLPEmbedding,
@@ -26,6 +26,12 @@ from jaxdiff.models.layers import (
     group_norm,
     sinusoidal_embedding,
 )
+
+
+_BLOCK_TYPES = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class UNetConfig:
                     f"UNet config: {name} has {len(getattr(self, name))} entries, "
                     f"block_out_channels has {levels}; give one per level"
                 )
+            for kind in getattr(self, name):
+                choose(f"{name} entry", kind, _BLOCK_TYPES[name])
         for name in ("attention_head_dim", "transformer_layers_per_block"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != levels:
@@ -141,7 +149,7 @@ class Blocks:
 
 
 class DownBlock(nn.Module):
-    """One level on the way down: [B H W C] -> half the size, and every intermediate for the skips."""
+    """One level on the way down: [B H W C] -> half the size, and all that the skips need."""
 
     blocks: Blocks
     level: int
@@ -178,7 +186,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level on the way up, `skips` (last one first used) joined by channel: doubles the size."""
+    """One level on the way up, `skips` (the last used first) joined by channel; doubles the size."""
 
     blocks: Blocks
     level: int
