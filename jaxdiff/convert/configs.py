@@ -1,0 +1,177 @@
+"""`config.json` of a part, in and out; what this library does not do is refused, not ignored."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxdiff.convert.tensors import read_json, write_json
+from jaxdiff.errors import UserError
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+Config = UNetConfig | AutoencoderConfig | TextEncoderConfig
+
+LIBRARY_VERSION = "0.35.0"  # the version of diffusers whose files these are
+
+_ANY = object()  # of no consequence here
+
+
+class Architecture(NamedTuple):
+    """How one part's `config.json` relates to a configuration here."""
+
+    config: type
+    """Our dataclass; its fields are keys of the file."""
+    class_key: str
+    """Key of the class name."""
+    class_names: tuple[str, ...]
+    """Classes that are read; the first one is written."""
+    implied: dict[str, Any]
+    """Other keys: the value that this library implements, or `_ANY`."""
+    own: tuple[str, ...] = ()
+    """Our fields that are no keys of the file."""
+
+
+UNET = Architecture(
+    UNetConfig,
+    "_class_name",
+    ("UNet2DConditionModel",),
+    {
+        "act_fn": "silu",
+        "addition_embed_type_num_heads": _ANY,
+        "attention_type": "default",
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "resnet_out_scale_factor": 1.0,
+        "resnet_time_scale_shift": "default",
+        "time_embedding_type": "positional",
+        "upcast_attention": _ANY,  # the softmax is float32 here in any case
+    },
+    own=("remat", "attention"),
+)
+
+AUTOENCODER = Architecture(
+    AutoencoderConfig,
+    "_class_name",
+    ("AutoencoderKL",),
+    {
+        "act_fn": "silu",
+        "down_block_types": _ANY,  # checked in _translate
+        "force_upcast": _ANY,
+        "shift_factor": 0,
+        "up_block_types": _ANY,
+    },
+)
+
+TEXT_ENCODER = Architecture(
+    TextEncoderConfig,
+    "architectures",
+    ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    {
+        "attention_dropout": _ANY,
+        "bos_token_id": _ANY,
+        "dropout": _ANY,
+        "dtype": _ANY,
+        "initializer_factor": _ANY,
+        "initializer_range": _ANY,
+        "model_type": "clip_text_model",
+        "pad_token_id": _ANY,
+        "torch_dtype": _ANY,
+        "transformers_version": _ANY,
+    },
+)
+
+_AUTOENCODER_BLOCKS = {
+    "down_block_types": "DownEncoderBlock2D",
+    "up_block_types": "UpDecoderBlock2D",
+}
+
+
+def read_config(path: Path, architecture: Architecture) -> Config:
+    """Read a part's `config.json`.
+
+    Raises:
+      UserError: it is missing or unreadable, names another class, or asks for something that is
+        not implemented.
+    """
+    content = read_json(path)
+    name = content.get(architecture.class_key)
+    name = name[0] if isinstance(name, list) and name else name
+    if name not in architecture.class_names:
+        raise UserError(
+            f"{path}: class {name!r} is not supported; expected {architecture.class_names[0]}"
+        )
+    content = _translate(content, name, path)
+    known = {field.name for field in dataclasses.fields(architecture.config)}
+    known -= set(architecture.own)
+    for key, value in content.items():
+        if key not in known and not key.startswith("_") and key != architecture.class_key:
+            _require_implied(key, value, architecture, path)
+    fields = {key: _frozen(content[key]) for key in known if content.get(key) is not None}
+    try:
+        return architecture.config(**fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write a part's `config.json`, with the implied values spelled out."""
+    architecture = next(a for a in (UNET, AUTOENCODER, TEXT_ENCODER) if type(config) is a.config)
+    content = dataclasses.asdict(config) | {
+        key: value for key, value in architecture.implied.items() if value is not _ANY
+    }
+    for name in architecture.own:
+        del content[name]
+    if isinstance(config, TextEncoderConfig):
+        projects = config.projection_dim is not None
+        content["architectures"] = [architecture.class_names[projects]]
+        content["projection_dim"] = config.projection_dim or config.hidden_size
+        content["pad_token_id"] = config.eos_token_id
+        content["bos_token_id"] = config.eos_token_id - 1
+    else:
+        content |= {
+            "_class_name": architecture.class_names[0],
+            "_diffusers_version": LIBRARY_VERSION,
+        }
+    if isinstance(config, AutoencoderConfig):
+        levels = len(config.block_out_channels)
+        content |= {key: [block] * levels for key, block in _AUTOENCODER_BLOCKS.items()}
+    write_json(path, content)
+
+
+def _translate(content: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """Undo what a file says other than by the value of a field."""
+    content = dict(content)
+    if name == "CLIPTextModel":
+        content.pop("projection_dim", None)  # written, but not a part of this class
+    if name.startswith("CLIP") and content.get("eos_token_id") == 2:
+        # Old files say 2 and mean the highest id (transformers#24773).
+        content["eos_token_id"] = content.get("vocab_size", 49408) - 1
+    for key in ("layers_per_block", "cross_attention_dim"):  # one number per level, if all agree
+        value = content.get(key)
+        if isinstance(value, list) and len(set(value)) == 1:
+            content[key] = value[0]
+        elif isinstance(value, list):
+            raise UserError(f"{path}: {key}={value} is not supported; only one for all levels is")
+    if name == "AutoencoderKL":
+        for key, block in _AUTOENCODER_BLOCKS.items():
+            if set(content.get(key, [block])) != {block}:
+                raise UserError(f"{path}: {key} {content[key]} is not supported; only {block} is")
+    return content
+
+
+def _require_implied(key: str, value: Any, architecture: Architecture, path: Path) -> None:
+    """Refuse an option that would be ignored; absent, None and False ask for nothing."""
+    if value is None or value is False:
+        return
+    expected = architecture.implied.get(key)
+    if expected is not _ANY and value != expected:
+        only = f"; only {expected!r} is" if expected is not None else ""
+        raise UserError(f"{path}: {key}={value!r} is not supported{only}")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,216 @@
+"""A model directory, in and out: what sampling loads and training exports.
+
+    model_index.json   scheduler/   text_encoder/   tokenizer/   unet/   vae/   jaxdiff.json
+
+The first six are the layout of `diffusers.StableDiffusionPipeline`; `jaxdiff.json` (optional) holds
+what a model says of itself: name, licence, training step.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdiff.convert.configs import (
+    AUTOENCODER,
+    LIBRARY_VERSION,
+    TEXT_ENCODER,
+    UNET,
+    Architecture,
+    read_config,
+    write_config,
+)
+from jaxdiff.convert.merge import Params, from_torch, parameter_shapes, to_torch
+from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
+from jaxdiff.convert.tensors import (
+    read_json,
+    read_tensors,
+    weight_files,
+    write_json,
+    write_tensors,
+)
+from jaxdiff.errors import UserError
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+PIPELINE = "StableDiffusionPipeline"
+
+_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a model directory holds; parameters are float32 numpy or jax arrays."""
+
+    unet_config: UNetConfig
+    unet_params: Params
+    vae_config: AutoencoderConfig
+    vae_params: Params
+    text_config: TextEncoderConfig
+    text_params: Params
+    tokenizer: Any
+    """Anything with `save(directory)`; None leaves the folder out."""
+    noise: NoiseConfig
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What the model says of itself (`jaxdiff.json`); JSON values."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit each other."""
+        unet, latents = self.unet_config, self.vae_config.latent_channels
+        width = self.text_config.hidden_size
+        if {unet.in_channels, unet.out_channels} != {latents}:
+            raise UserError(
+                f"the parts do not fit: the UNet has {unet.in_channels} channels in and "
+                f"{unet.out_channels} out, the autoencoder's latents {latents}"
+            )
+        if unet.cross_attention_dim != width:
+            raise UserError(
+                f"the parts do not fit: the UNet's cross_attention_dim is "
+                f"{unet.cross_attention_dim}, the text encoder's hidden_size {width}"
+            )
+
+
+def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | None = None) -> Model:
+    """Load a model directory.
+
+    Args:
+      directory: its path.
+      load_tokenizer: what makes a tokenizer of the folder `tokenizer/`; None skips it.
+
+    Raises:
+      UserError: a file is missing, truncated, of another architecture, or of other shapes.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"model directory {directory} does not exist; give one with --model DIR")
+    name = read_json(directory / "model_index.json").get("_class_name")
+    if name != PIPELINE:
+        raise UserError(f"{directory}/model_index.json: {name!r} is not supported; only {PIPELINE}")
+    scheduler = directory / "scheduler" / "scheduler_config.json"
+    noise = from_scheduler_config(read_json(scheduler), str(scheduler))
+    configs = {
+        part: read_config(directory / part / "config.json", architecture)
+        for part, architecture in _ARCHITECTURES.items()
+    }
+    tokenizer = None if load_tokenizer is None else load_tokenizer(directory / "tokenizer")
+    params = {}
+    for part, config in configs.items():
+        tensors = read_tensors(weight_files(directory / part, _STEMS[part]))
+        params[part] = from_torch(tensors, parameter_shapes(config), str(directory / part))
+    meta = directory / "jaxdiff.json"
+    return Model(
+        *(x for part in configs for x in (configs[part], params[part])),
+        tokenizer=tokenizer,
+        noise=noise,
+        meta=read_json(meta) if meta.is_file() else {},
+    )
+
+
+def save_model(directory: str | Path, model: Model, dtype: Any = np.float16) -> None:
+    """Write a model directory whole or not at all: a sibling is written, then renamed.
+
+    An existing model directory is replaced; files in it that are no part of a model, such as its
+    card, stay.
+
+    Raises:
+      UserError: `directory` exists and is no model directory, or cannot be written.
+    """
+    directory = Path(directory)
+    if directory.exists() and not (directory / "model_index.json").is_file():
+        if not directory.is_dir() or any(directory.iterdir()):
+            raise UserError(f"{directory} exists and is no model directory; choose another")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error.strerror}") from error
+    try:
+        _write_parts(staged, model, dtype)
+        staged.chmod(0o755)
+        _swap(staged, directory)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def model_hash(directory: str | Path) -> str:
+    """The first ten hexadecimal digits of SHA-256 over the weight files."""
+    digest = hashlib.sha256()
+    for part, stem in sorted(_STEMS.items()):
+        for file in weight_files(Path(directory) / part, stem):
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()[:10]
+
+
+_ARCHITECTURES: dict[str, Architecture] = {
+    "unet": UNET,
+    "vae": AUTOENCODER,
+    "text_encoder": TEXT_ENCODER,
+}
+
+
+def _write_parts(root: Path, model: Model, dtype: Any) -> None:
+    parts = {
+        "unet": (
+            model.unet_config,
+            to_torch(model.unet_params, linear_projection=model.unet_config.use_linear_projection),
+        ),
+        "vae": (model.vae_config, to_torch(model.vae_params)),
+        "text_encoder": (model.text_config, to_torch(model.text_params, prefix="text_model.")),
+    }
+    for part, (config, tensors) in parts.items():
+        (root / part).mkdir()
+        write_config(root / part / "config.json", config)
+        write_tensors(root / part / f"{_STEMS[part]}.safetensors", tensors, dtype)
+    scheduler = to_scheduler_config(model.noise) | {"_diffusers_version": LIBRARY_VERSION}
+    (root / "scheduler").mkdir()
+    write_json(root / "scheduler" / "scheduler_config.json", scheduler)
+    if model.tokenizer is not None:
+        (root / "tokenizer").mkdir()
+        model.tokenizer.save(root / "tokenizer")
+    write_json(root / "jaxdiff.json", model.meta)
+    text_class = TEXT_ENCODER.class_names[model.text_config.projection_dim is not None]
+    write_json(root / "model_index.json", _index(scheduler["_class_name"], text_class))
+
+
+def _index(scheduler: str, text_encoder: str) -> dict[str, Any]:
+    """`model_index.json`: the class of each part."""
+    nothing = [None, None]
+    return {
+        "_class_name": PIPELINE,
+        "_diffusers_version": LIBRARY_VERSION,
+        "feature_extractor": nothing,
+        "image_encoder": nothing,
+        "requires_safety_checker": False,
+        "safety_checker": nothing,
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", text_encoder],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", UNET.class_names[0]],
+        "vae": ["diffusers", AUTOENCODER.class_names[0]],
+    }
+
+
+def _swap(staged: Path, directory: Path) -> None:
+    """Put the staged directory in the place of an old one, which leaves its other files behind."""
+    if not directory.exists():
+        os.replace(staged, directory)
+        return
+    for entry in directory.iterdir():
+        if not (staged / entry.name).exists() and entry.name not in (*_STEMS, "tokenizer"):
+            copy = shutil.copytree if entry.is_dir() else shutil.copy2
+            copy(entry, staged / entry.name)
+    retired = directory.with_name(f"{staged.name}-old")
+    os.replace(directory, retired)
+    os.replace(staged, directory)
+    shutil.rmtree(retired)
