@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
 
 from jaxdiff.errors import UserError
 from jaxdiff.models.layers import (
@@ -69,7 +70,17 @@ class AutoencoderConfig:
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-def _resnet(config: AutoencoderConfig, features: int, dtype: jnp.dtype, name: str) -> ResnetBlock:
+def from_uint8(images: UInt8[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Pictures of 0 .. 255 as float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(images: Float[Array, "B H W C"]) -> UInt8[Array, "B H W C"]:
+    """Pictures in [-1, 1], clipped, as the nearest of 0 .. 255."""
+    return jnp.round(jnp.clip(images * 127.5 + 127.5, 0.0, 255.0)).astype(jnp.uint8)
+
+
+def _resnet(config: AutoencoderConfig, features: int, dtype: DTypeLike, name: str) -> ResnetBlock:
     return ResnetBlock(features, config.norm_num_groups, EPSILON, dtype=dtype, name=name)
 
 
@@ -77,7 +88,7 @@ class MidBlock(nn.Module):
     """The coarsest level: residual block, self-attention, residual block."""
 
     config: AutoencoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -96,7 +107,7 @@ class DownBlock(nn.Module):
 
     config: AutoencoderConfig
     level: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +127,7 @@ class UpBlock(nn.Module):
 
     config: AutoencoderConfig
     level: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -132,7 +143,7 @@ class Encoder(nn.Module):
     """Pictures to the moments of their latents: [B H W 3] -> [B h w 2Z]."""
 
     config: AutoencoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -149,7 +160,7 @@ class Decoder(nn.Module):
     """Latents to pictures: [B h w Z] -> [B H W 3]."""
 
     config: AutoencoderConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -173,7 +184,7 @@ class Autoencoder(nn.Module):
     """
 
     config: AutoencoderConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         """Name the four parts as checkpoints do."""

@@ -1,0 +1,96 @@
+"""Checkpoints of a run, by Orbax: the state, and how many examples have been consumed."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxdiff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back."""
+
+    step: int
+    state: Any
+    examples: int
+
+
+class Checkpoints:
+    """The checkpoints of one work directory, written asynchronously and atomically.
+
+    A step's directory is renamed into place when it is whole, so a killed process leaves the one
+    before.
+
+    Args:
+      directory: where they lie; created.
+      keep: how many are kept, the newest.
+    """
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory.resolve()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, state: Any, examples: int) -> None:
+        """Start writing a checkpoint; the state may be donated to the next step at once."""
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"examples": examples})
+        )
+        self._manager.save(step, args=items)
+
+    def restore(self, abstract: Any) -> Restored | None:
+        """The newest checkpoint that can be read, or None where there is none.
+
+        One that is damaged is named in a warning and passed over for the one before.
+
+        Args:
+          abstract: the state's shapes, types and shardings.
+
+        Raises:
+          UserError: there are checkpoints, and none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            items = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+            )
+            try:
+                restored = self._manager.restore(step, args=items)
+            except Exception as error:  # Orbax and TensorStore raise many kinds for a bad file
+                log.warning("checkpoint %d cannot be read, trying an older one: %s", step, error)
+                continue
+            return Restored(step, restored.state, restored.data["examples"])
+        if steps:
+            raise UserError(
+                f"none of the checkpoints {steps} in {self.directory} can be read; "
+                "move them away to start anew"
+            )
+        return None
+
+    def newest(self) -> str:
+        """The newest finished checkpoint, in words."""
+        self._manager.wait_until_finished()
+        step = self._manager.latest_step()
+        return "none" if step is None else str(self.directory / str(step))
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def abstract_state(state: Any) -> Any:
+    """Shapes, types and shardings of a state on devices, for `Checkpoints.restore`."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )

@@ -1,0 +1,167 @@
+"""The diffusion objective: a text encoder and a UNet on the latents of a frozen autoencoder.
+
+    z_0 = s (mean(x) + std(x) n),   L = w(t) |net(z_t, t, text(caption)) - target|^2              (1)
+
+(Rombach et al. 2022, eq. 3), with the scale s of the autoencoder's config.
+
+Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jaxdiff.convert.autoencoder import load_autoencoder
+from jaxdiff.convert.model_dir import Model, save_model
+from jaxdiff.data.sources import Source, captions_of
+from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.diffusion.losses import diffusion_loss, make_levels, make_weighting
+from jaxdiff.errors import UserError
+from jaxdiff.models import Autoencoder, TextEncoder, UNet
+from jaxdiff.models.autoencoder import from_uint8
+from jaxdiff.rng import named_keys, normal_each
+from jaxdiff.training.config import DiffusionObjective, TrainConfig
+from jaxdiff.training.objective import Objective
+from jaxdiff.training.preview import make_preview
+from jaxdiff.training.step import Batch, Metrics, Params, StepKeys
+
+
+def diffusion_objective(
+    config: DiffusionObjective,
+    run: TrainConfig,
+    source: Source,
+    dtype: jnp.dtype,
+    workdir: Path,
+) -> Objective:
+    """Build the objective.
+
+    Args:
+      config: networks, noise and weighting.
+      run: the whole run, for its batch and its preview.
+      source: the data, whose captions a new tokenizer is trained on.
+      dtype: compute type.
+      workdir: where a tokenizer that is trained here is kept.
+
+    Raises:
+      UserError: the autoencoder or the tokenizer is missing or does not fit the networks.
+    """
+    vae_config, vae_params = load_autoencoder(config.autoencoder)
+    if vae_config.latent_channels != config.unet.in_channels:
+        raise UserError(
+            f"objective.unet.in_channels={config.unet.in_channels}, but the latents of "
+            f"{config.autoencoder} have {vae_config.latent_channels} channels"
+        )
+    tokenizer = _tokenizer(config, source, workdir)
+    vae, unet = Autoencoder(vae_config, dtype), UNet(config.unet, dtype)
+    text_encoder = TextEncoder(config.text_encoder, dtype)
+    process = config.noise.process()
+    levels = _levels(config)
+    weighting = _weighting(config)
+    size, scale = run.data.resolution // vae_config.downscale, vae_config.scaling_factor
+    shape = (size, size, vae_config.latent_channels)
+
+    def init(key: Array) -> Params:
+        keys = named_keys(key, "unet", "text_encoder")
+        ids = jnp.zeros((1, config.text_encoder.max_position_embeddings), jnp.int32)
+        context = jnp.zeros((*ids.shape, config.text_encoder.hidden_size))
+        return {
+            "unet": unet.init(keys["unet"], jnp.zeros((1, *shape)), jnp.zeros(1), context)[
+                "params"
+            ],
+            "text_encoder": text_encoder.init(keys["text_encoder"], ids)["params"],
+        }
+
+    def context_of(params: Params, ids: Int[Array, "B T"]) -> Array:
+        return text_encoder.apply({"params": params["text_encoder"]}, ids).last_hidden
+
+    def encode(frozen: Params, images: Array, keys: Array) -> Array:
+        mean, log_variance = vae.apply({"params": frozen}, from_uint8(images), method="encode")
+        return scale * (mean + jnp.exp(0.5 * log_variance) * normal_each(keys, shape))
+
+    def loss(
+        params: Params, frozen: Params, batch: Batch, keys: StepKeys
+    ) -> tuple[Array, Metrics]:
+        each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
+        z0 = encode(frozen, batch["image"], each["z"])
+        context = context_of(params, batch["tokens"])
+        dropout = named_keys(keys.step, "dropout", "levels")
+
+        def net(z_t: Array, timestep: Array) -> Array:
+            return unet.apply(
+                {"params": params["unet"]},
+                z_t,
+                timestep,
+                context,
+                deterministic=config.unet.dropout == 0,
+                rngs={"dropout": dropout["dropout"]},
+            )
+
+        losses = diffusion_loss(
+            net,
+            process,
+            config.noise.prediction,
+            z0,
+            each["loss"],
+            levels=levels,
+            weighting=weighting,
+            batch_key=dropout["levels"],
+            index=batch["example"] % run.data.batch_size,
+            total=run.data.batch_size,
+        )
+        return losses, {}
+
+    def export(directory: Path, params: Params, facts: dict) -> None:
+        model = Model(
+            config.unet,
+            params["unet"],
+            vae_config,
+            vae_params,
+            config.text_encoder,
+            params["text_encoder"],
+            tokenizer=tokenizer,
+            noise=config.noise,
+            meta=facts,
+        )
+        save_model(directory, model)
+
+    preview = make_preview(run.preview, config, vae_config, tokenizer, shape)
+    return Objective(init, vae_params, loss, tokenizer, preview, export)
+
+
+def _levels(config: DiffusionObjective) -> object:
+    options = {"n": config.noise.num_timesteps} if config.levels == "discrete" else {}
+    return make_levels(config.levels, **options)
+
+
+def _weighting(config: DiffusionObjective) -> object:
+    options = {"gamma": config.min_snr_gamma} if config.weighting == "min_snr" else {}
+    return make_weighting(config.weighting, **options)
+
+
+def _tokenizer(config: DiffusionObjective, source: Source, workdir: Path) -> Tokenizer:
+    """The tokenizer of the config or of the run so far, or one trained on the captions."""
+    text = config.text_encoder
+    kept = workdir / "tokenizer"
+    if config.tokenizer is not None:
+        tokenizer = Tokenizer.load(config.tokenizer / "tokenizer")
+    elif kept.is_dir():
+        tokenizer = Tokenizer.load(kept)
+    else:
+        captions = sorted(set(captions_of(source)))
+        tokenizer = Tokenizer.train(captions, text.vocab_size, text.max_position_embeddings)
+        tokenizer.save(kept)
+    if tokenizer.vocab_size != text.vocab_size:
+        raise UserError(
+            f"objective.text_encoder.vocab_size={text.vocab_size}, but the tokenizer has "
+            f"{tokenizer.vocab_size} tokens; set it to that"
+        )
+    if tokenizer.eos_id != text.eos_token_id:
+        raise UserError(
+            f"objective.text_encoder.eos_token_id={text.eos_token_id}, but the tokenizer's is "
+            f"{tokenizer.eos_id}; set it to that"
+        )
+    return tokenizer
+
+

@@ -1,0 +1,155 @@
+"""The training loop: set up, resume, step, log, draw, checkpoint, export. Read it top to bottom."""
+
+import logging
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxdiff.data.pipeline import make_batches, make_source
+from jaxdiff.errors import UserError
+from jaxdiff.training.checkpoint import Checkpoints, abstract_state
+from jaxdiff.training.config import TrainConfig, claim_workdir
+from jaxdiff.training.metrics import MetricsWriter, Throughput
+from jaxdiff.training.objective import Objective
+from jaxdiff.training.objectives import make_objective
+from jaxdiff.training.optimizer import learning_rate, make_optimizer
+from jaxdiff.training.parallel import Runner, make_runner
+from jaxdiff.training.step import TrainState, init_state, make_train_step
+
+log = logging.getLogger(__name__)
+
+
+class NotFiniteError(UserError):
+    """The loss or the gradient became NaN or infinite."""
+
+
+def train(config: TrainConfig) -> TrainState:
+    """Train, or resume, the run of `config.workdir` until `config.num_steps`.
+
+    Returns:
+      The final state, one copy of it.
+
+    Raises:
+      UserError: something of the config cannot be used; nothing has been compiled then.
+      NotFiniteError: the loss became NaN; names the last good checkpoint.
+    """
+    # -- what is trained, on what, where
+    runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
+    workdir = claim_workdir(config)
+    source = make_source(config.data)
+    objective = make_objective(config, source, workdir)
+
+    # -- state
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    key = jax.random.key(config.seed)
+    params = jax.jit(objective.init)(jax.random.fold_in(key, np.uint32(0xFFFFFFFF)))
+    fresh = init_state(params, optimizer)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
+    placed = jax.device_put(fresh, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    restored = checkpoints.restore(abstract_state(placed))
+    start, examples = (restored.step, restored.examples) if restored else (0, 0)
+    state = runner.put(restored.state if restored else fresh)
+    frozen, key = runner.put(objective.frozen), runner.put(key)
+    if restored:
+        log.info("resuming at step %d from %s", start, checkpoints.directory)
+    del params, fresh, placed, restored
+
+    # -- step and data
+    step_fn = make_train_step(
+        objective.loss,
+        optimizer,
+        learning_rate(config.optimizer, config.num_steps),
+        config.ema,
+        accumulate=config.optimizer.accumulate,
+        axis_name=runner.axis_name,
+    )
+    batches = make_batches(
+        source,
+        config.data,
+        objective.tokenize,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        start=examples,
+    )
+    if start < config.num_steps:
+        batch = runner.put_batch(next(batches))
+        lowered = runner.jit(step_fn).lower(state, frozen, batch, key)
+        flops = _flops(lowered, config)
+        log.info("compiling a step of %.1f GFLOP", flops / 1e9)
+        compiled = lowered.compile()
+        throughput = Throughput(config.data.batch_size, flops, config.num_steps)
+        throughput.start(start)
+    writer = MetricsWriter(workdir, config.num_steps, start)
+
+    # -- the loop
+    for step in range(start + 1, config.num_steps + 1):
+        state, metrics = compiled(state, frozen, batch, key)
+        if step < config.num_steps:  # fetch while the devices work
+            batch = runner.put_batch(next(batches))
+        last = step == config.num_steps
+        saves = last or step % config.checkpoint_every == 0
+        if saves or step == start + 1 or step % config.log_every == 0:
+            values = {name: float(value) for name, value in runner.get(metrics).items()}
+            _require_finite(step, values, checkpoints)
+            writer.write(step, {**values, **throughput.measure(step)})
+        if saves:
+            checkpoints.save(step, runner.get(state), step * config.data.batch_size)
+        if config.preview.every and (last or step % config.preview.every == 0):
+            _draw(step, objective, runner, state, frozen, workdir, writer)
+            throughput.start(step)
+
+    # -- the end
+    checkpoints.close()
+    writer.close()
+    state = runner.get(state)
+    if config.export is not None and jax.process_index() == 0:
+        facts = {"step": config.num_steps, "examples": config.num_steps * config.data.batch_size}
+        objective.export(config.export, jax.device_get(state.ema_params), facts)
+        log.info("wrote the averaged model to %s", config.export)
+    return state
+
+
+def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:
+    """Floating-point operations of a step over all devices.
+
+    The compiler's count sees a scan's body once, and under pmap one device's part.
+    """
+    cost = lowered.cost_analysis() or {}
+    per_part = config.optimizer.accumulate
+    parts = jax.device_count() if config.parallel == "pmap" else 1
+    return cost.get("flops", math.nan) * per_part * parts
+
+
+def _require_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
+    bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
+    if bad:
+        raise NotFiniteError(
+            f"{' and '.join(bad)} not finite at step {step}; training stopped, nothing was saved "
+            f"since the last good checkpoint: {checkpoints.newest()}. Lower the learning rate or "
+            "clip more, and run the command again"
+        )
+
+
+def _draw(
+    step: int,
+    objective: Objective,
+    runner: Runner,
+    state: TrainState,
+    frozen: object,
+    workdir: Path,
+    writer: MetricsWriter,
+) -> None:
+    """Draw the preview from the averaged parameters, into `previews/` and TensorBoard."""
+    if jax.process_index() != 0:
+        return
+    average, frozen = jax.device_get((runner.get(state.ema_params), runner.get(frozen)))
+    picture = objective.preview(average, frozen)
+    if picture is None:
+        return
+    folder = workdir / "previews"
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(folder / f"{step:08d}.png")
+    writer.picture(step, "preview", picture)

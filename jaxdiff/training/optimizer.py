@@ -1,0 +1,46 @@
+"""The optimizer of a run, built from optax's parts."""
+
+import jax
+import optax
+
+from jaxdiff.errors import choose
+from jaxdiff.training.config import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Linear warm-up to the peak, then the named schedule until `num_steps`."""
+    peak, final = config.learning_rate, config.learning_rate * config.final_fraction
+    rest = max(num_steps - config.warmup_steps, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, config.final_fraction),
+        "linear": lambda: optax.linear_schedule(peak, final, rest),
+    }
+    schedule = after[choose("learning-rate schedule", config.schedule, after)]()
+    if config.warmup_steps == 0:
+        return schedule
+    # From 1 / warmup at step 0: a first step of size 0 would be a step lost.
+    warmup = optax.linear_schedule(peak / config.warmup_steps, peak, config.warmup_steps - 1)
+    return optax.join_schedules([warmup, schedule], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW (Loshchilov & Hutter 2019)."""
+    adam = optax.adamw(
+        learning_rate(config, num_steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=_decayed,
+    )
+    if config.clip_norm <= 0:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+
+
+def _decayed(params: optax.Params) -> optax.Params:
+    """True for matrices and kernels; False for norms, biases and embedding tables."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: getattr(path[-1], "key", None) == "kernel", params
+    )

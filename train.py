@@ -1,0 +1,52 @@
+"""Train a preset: `python train.py PRESET --workdir DIR [--field.subfield VALUE ...]`.
+
+The same command again resumes. `python train.py PRESET --help` explains every field.
+"""
+
+import logging
+import sys
+
+from jaxdiff import platform
+
+platform.configure()
+
+import tyro  # noqa: E402
+
+from jaxdiff.cli import parse_or_explain  # noqa: E402
+from jaxdiff.errors import UserError, choose  # noqa: E402
+from jaxdiff.presets import PRESETS  # noqa: E402
+from jaxdiff.training.config import TrainConfig  # noqa: E402
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """The config of a command line: a preset's name, then fields that differ from it.
+
+    Raises:
+      UserError: the preset or a field is unknown, or a value does not fit.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        choose("preset", arguments[0], PRESETS)
+    return parse_or_explain(
+        lambda: tyro.extras.overridable_config_cli(
+            PRESETS, prog="train.py", description=__doc__, args=arguments
+        )
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; 0 on success, 2 on bad input."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("jaxdiff").setLevel(logging.INFO)
+    try:
+        config = parse(arguments)
+        from jaxdiff.training.loop import train
+
+        train(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
