@@ -1,0 +1,1 @@
+"""Corpora, captions, tokenizers and the one pipeline that serves them to training."""

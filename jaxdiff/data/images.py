@@ -1,0 +1,64 @@
+"""Pictures in and out of files: decoded, composited, cropped and resized with Pillow.
+
+Axis legend: H height, W width, R resolution, C channels (RGB).
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxdiff.errors import UserError
+
+
+class CorruptImage(UserError):
+    """A picture that can not be decoded; the message names it."""
+
+
+def decode_image(data: bytes | Path, name: str | None = None) -> Image.Image:
+    """The picture as RGB, upright by its EXIF orientation, transparency composited on white.
+
+    Args:
+      data: the bytes of a file, or its path.
+      name: what to call it in an error.
+
+    Raises:
+      CorruptImage: the bytes are no picture, or end too early.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            return on_white(picture)
+    except FileNotFoundError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
+            Image.DecompressionBombError) as error:
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+        shown = name or (data if isinstance(data, Path) else "image")
+        raise CorruptImage(f"can not read the picture {shown}: {reason}") from error
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture as RGB; what is transparent becomes white."""
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def square(picture: Image.Image, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
+    """The central square of the picture, resized with antialiasing to [R, R, 3] uint8."""
+    if picture.size != (resolution, resolution):
+        size = (resolution, resolution)
+        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+    return np.asarray(picture, np.uint8)
+
+
+def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """The picture as the bytes of a PNG file."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
