@@ -1,0 +1,185 @@
+"""What a picture carries: how it was drawn, by which model, and that a machine drew it.
+
+A PNG gets three text chunks. `parameters` is the form that AUTOMATIC1111's web UI made common;
+`jaxdiff` is the same as JSON, and more, for `--recreate`; `XML:com.adobe.xmp` holds the IPTC
+digital source type. Axis legend: H W pixels.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin
+
+from jaxdiff.errors import UserError
+
+TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's term for a picture drawn by a trained model alone (http, exactly so)."""
+
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's term where somebody's own picture went in."""
+
+_JSON_CHUNK = "jaxdiff"
+_A1111_CHUNK = "parameters"
+_XMP_CHUNK = "XML:com.adobe.xmp"
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about=""
+    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+    Iptc4xmpExt:DigitalSourceType="{source_type}"/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>"""
+
+# The names under which users of the web UIs know the samplers.
+_A1111_SAMPLERS = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpm_2": "DPM2",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "lcm": "LCM",
+    "lms": "LMS",
+    "unipc": "UniPC",
+}
+_A1111_SUFFIXES = {"karras": " Karras", "exponential": " Exponential"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is needed to draw a picture again."""
+
+    prompt: str
+    """What was asked for."""
+    negative_prompt: str
+    """What was asked to be absent; may be empty."""
+    seed: int
+    """Seed of this picture."""
+    sampler: str
+    """Sampler, by its name here."""
+    schedule: str
+    """Grid of noise levels, by its name here."""
+    num_steps: int
+    """Sampling steps."""
+    guidance_scale: float
+    """Scale of classifier-free guidance; 1 is off."""
+    guidance_rescale: float
+    """Guidance rescale (Lin et al. 2023); 0 is off."""
+    model: str
+    """Name of the model."""
+    model_hash: str
+    """First ten digits of the SHA-256 of its weight files."""
+    width: int
+    """Width in pixels."""
+    height: int
+    """Height in pixels."""
+    dtype: str
+    """What the networks computed in."""
+    licence: str = ""
+    """Licence of the model, where it says one."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries that drew it."""
+
+
+def a1111_text(recipe: Recipe) -> str:
+    """The recipe in the web UIs' form: prompt, negative prompt, then `Steps: 30, Sampler: ...`."""
+    sampler = _A1111_SAMPLERS.get(recipe.sampler, recipe.sampler)
+    suffix = _A1111_SUFFIXES.get(recipe.schedule, "")
+    settings = {
+        "Steps": recipe.num_steps,
+        "Sampler": sampler + suffix,
+        **({} if suffix else {"Schedule type": recipe.schedule}),
+        "CFG scale": f"{recipe.guidance_scale:g}",
+        "Seed": recipe.seed,
+        "Size": f"{recipe.width}x{recipe.height}",
+        "Model hash": recipe.model_hash,
+        "Model": recipe.model,
+        **({"CFG Rescale": f"{recipe.guidance_rescale:g}"} if recipe.guidance_rescale else {}),
+        "Version": f"jaxdiff {recipe.versions.get('jaxdiff', '')}".strip(),
+    }
+    lines = [recipe.prompt]
+    if recipe.negative_prompt:
+        lines.append(f"Negative prompt: {recipe.negative_prompt}")
+    lines.append(", ".join(f"{key}: {value}" for key, value in settings.items()))
+    return "\n".join(lines)
+
+
+def write_png(
+    path: str | Path,
+    pixels: UInt8[np.ndarray, "H W 3"],
+    recipe: Recipe,
+    source_type: str = TRAINED,
+) -> None:
+    """Write a picture with its recipe, whole or not at all (a temporary file, then a rename).
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    path = Path(path)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text(_A1111_CHUNK, a1111_text(recipe))
+    chunks.add_text(_JSON_CHUNK, json.dumps(dataclasses.asdict(recipe), sort_keys=True))
+    chunks.add_itxt(_XMP_CHUNK, _XMP.format(source_type=source_type))
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False
+        ) as stream:
+            try:
+                Image.fromarray(pixels).save(stream, "png", pnginfo=chunks)
+                stream.flush()
+                os.chmod(stream.name, 0o644)
+                os.replace(stream.name, path)
+            except BaseException:
+                os.unlink(stream.name)
+                raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read_png(path: str | Path) -> tuple[UInt8[np.ndarray, "H W 3"], Recipe]:
+    """The pixels of a picture that jaxdiff drew, and its recipe.
+
+    Raises:
+      UserError: the file is missing, no picture, or carries no recipe.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            chunk = getattr(image, "text", {}).get(_JSON_CHUNK)
+            pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise UserError(f"picture {path} does not exist") from error
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{path} is not a readable picture ({error})") from error
+    if chunk is None:
+        raise UserError(f"{path} carries no recipe; only a PNG drawn by jaxdiff can be drawn again")
+    return pixels, _recipe(chunk, path)
+
+
+def source_type(path: str | Path) -> str | None:
+    """The IPTC digital source type in a PNG's XMP; None where it has none."""
+    with Image.open(path) as image:
+        packet = getattr(image, "text", {}).get(_XMP_CHUNK, "")
+    _, found, rest = packet.partition('Iptc4xmpExt:DigitalSourceType="')
+    return rest.partition('"')[0] if found else None
+
+
+def _recipe(chunk: str, path: str | Path) -> Recipe:
+    """The recipe in a JSON chunk; keys that a later version may have added are left out."""
+    try:
+        content: dict[str, Any] = json.loads(chunk)
+        known = {field.name for field in dataclasses.fields(Recipe)}
+        return Recipe(**{key: value for key, value in content.items() if key in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"the recipe in {path} is damaged ({error})") from error

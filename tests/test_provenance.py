@@ -1,0 +1,106 @@
+"""A picture keeps its recipe, in JSON, in the web UIs' form, and as an IPTC term."""
+
+import dataclasses
+import os
+import stat
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff.errors import UserError
+from jaxdiff.provenance import (
+    COMPOSITE,
+    TRAINED,
+    Recipe,
+    a1111_text,
+    read_png,
+    source_type,
+    write_png,
+)
+
+RECIPE = Recipe(
+    prompt="cat face, twemoji style",
+    negative_prompt="",
+    seed=7,
+    sampler="dpmpp_2m",
+    schedule="karras",
+    num_steps=25,
+    guidance_scale=3.0,
+    guidance_rescale=0.0,
+    model="emoji64",
+    model_hash="0123456789",
+    width=4,
+    height=3,
+    dtype="float32",
+    versions={"jaxdiff": "0.1.0"},
+)
+PIXELS = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["plain", "naïve café", "猫の顔 🐱", 'quotes " and, commas: <&>', "two\nlines"]
+)
+def test_round_trip(tmp_path, prompt):
+    recipe = dataclasses.replace(RECIPE, prompt=prompt)
+    write_png(tmp_path / "a.png", PIXELS, recipe)
+    pixels, read = read_png(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels, PIXELS)
+    assert read == recipe
+    assert Image.open(tmp_path / "a.png").text["parameters"].startswith(prompt)
+
+
+def test_a1111_text():
+    text = a1111_text(dataclasses.replace(RECIPE, negative_prompt="blue", guidance_rescale=0.7))
+    assert text == (
+        "cat face, twemoji style\nNegative prompt: blue\n"
+        "Steps: 25, Sampler: DPM++ 2M Karras, CFG scale: 3, Seed: 7, Size: 4x3, "
+        "Model hash: 0123456789, Model: emoji64, CFG Rescale: 0.7, Version: jaxdiff 0.1.0"
+    )
+    plain = a1111_text(dataclasses.replace(RECIPE, schedule="trailing"))
+    assert "Sampler: DPM++ 2M, Schedule type: trailing, CFG" in plain
+    assert "Negative" not in plain
+
+
+def test_digital_source_type(tmp_path):
+    write_png(tmp_path / "a.png", PIXELS, RECIPE)
+    assert source_type(tmp_path / "a.png") == TRAINED
+    assert TRAINED == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    write_png(tmp_path / "a.png", PIXELS, RECIPE, COMPOSITE)
+    assert source_type(tmp_path / "a.png") == COMPOSITE
+    Image.fromarray(PIXELS).save(tmp_path / "b.png")
+    assert source_type(tmp_path / "b.png") is None
+
+
+def test_writing_leaves_no_half_file(tmp_path, monkeypatch):
+    write_png(tmp_path / "a.png", PIXELS, RECIPE)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o644
+    before = (tmp_path / "a.png").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_png(tmp_path / "a.png", PIXELS, RECIPE)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_unusable_files_are_named(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "bare.png")
+    (tmp_path / "text.png").write_text("no picture")
+    write_png(tmp_path / "cut.png", np.zeros((64, 64, 3), np.uint8), RECIPE)
+    cut = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(cut[: len(cut) - 40])
+    cases = {
+        "bare": "carries no recipe",
+        "text": "not a readable picture",
+        "cut": "not a readable picture",
+        "none": "does not exist",
+    }
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message) as caught:
+            read_png(tmp_path / f"{name}.png")
+        assert name in str(caught.value)
