@@ -81,7 +81,9 @@ def _nchw(x):
 
 def _assert_close(ours, theirs, name):
     difference = float(np.abs(np.asarray(ours) - theirs).max())
-    print(f"{name}: maximum difference {difference:.1e}, of values up to {np.abs(theirs).max():.2f}")
+    print(
+        f"{name}: maximum difference {difference:.1e}, of values up to {np.abs(theirs).max():.2f}"
+    )
     assert difference <= 1e-4
 
 
