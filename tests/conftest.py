@@ -34,3 +34,63 @@ def key():
     import jax
 
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A model of random weights: 16 x 16 pictures, 8 x 8 x 4 latents, v-prediction."""
+    import jax
+    import numpy as np
+
+    from jaxdiff.convert import Model, NoiseConfig
+    from jaxdiff.convert.merge import parameter_shapes
+    from jaxdiff.data.tokenizer import Tokenizer
+    from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+    tokenizer = Tokenizer.train(["red heart", "cat face, noto style"], 540, max_length=12)
+    unet = UNetConfig(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        cross_attention_dim=24,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderConfig(
+        sample_size=16, block_out_channels=(16, 16), layers_per_block=1, norm_num_groups=8
+    )
+    text = TextEncoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        eos_token_id=tokenizer.eos_id,
+    )
+    rng = np.random.default_rng(0)
+
+    def weights(config):
+        """Float16 values, so that a saved model is this one; norms' scales about 1."""
+
+        def draw(path, leaf):
+            offset = 1.0 if path[-1].key == "scale" else 0.0
+            values = offset + 0.1 * rng.normal(size=leaf.shape)
+            return values.astype(np.float16).astype(np.float32)
+
+        return jax.tree_util.tree_map_with_path(draw, parameter_shapes(config))
+
+    parts = (part for config in (unet, vae, text) for part in (config, weights(config)))
+    return Model(*parts, tokenizer, NoiseConfig(), {"name": "tiny", "licence": "CC0-1.0"})
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tiny_model, tmp_path_factory):
+    """The directory of `tiny_model`; copy it before changing anything."""
+    from jaxdiff.convert import save_model
+
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(directory, tiny_model)
+    return directory

@@ -7,7 +7,6 @@ what a model says of itself: name, licence, training step.
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxdiff.convert.configs import (
     AUTOENCODER,
@@ -115,7 +115,7 @@ def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | No
     )
 
 
-def save_model(directory: str | Path, model: Model, dtype: Any = np.float16) -> None:
+def save_model(directory: str | Path, model: Model, dtype: DTypeLike = np.float16) -> None:
     """Write a model directory whole or not at all: a sibling is written, then renamed.
 
     An existing model directory is replaced; files in it that are no part of a model, such as its
@@ -130,15 +130,15 @@ def save_model(directory: str | Path, model: Model, dtype: Any = np.float16) -> 
             raise UserError(f"{directory} exists and is no model directory; choose another")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        with tempfile.TemporaryDirectory(
+            prefix=f".{directory.name}-", dir=directory.parent
+        ) as scratch:
+            staged = Path(scratch) / "new"
+            staged.mkdir()
+            _write_parts(staged, model, dtype)
+            _swap(staged, directory, Path(scratch) / "old")
     except OSError as error:
-        raise UserError(f"{directory} cannot be written: {error.strerror}") from error
-    try:
-        _write_parts(staged, model, dtype)
-        staged.chmod(0o755)
-        _swap(staged, directory)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
 def model_hash(directory: str | Path) -> str:
@@ -159,7 +159,7 @@ _ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def _write_parts(root: Path, model: Model, dtype: Any) -> None:
+def _write_parts(root: Path, model: Model, dtype: DTypeLike) -> None:
     parts = {
         "unet": (
             model.unet_config,
@@ -201,16 +201,12 @@ def _index(scheduler: str, text_encoder: str) -> dict[str, Any]:
     }
 
 
-def _swap(staged: Path, directory: Path) -> None:
-    """Put the staged directory in the place of an old one, which leaves its other files behind."""
-    if not directory.exists():
-        os.replace(staged, directory)
-        return
-    for entry in directory.iterdir():
-        if not (staged / entry.name).exists() and entry.name not in (*_STEMS, "tokenizer"):
-            copy = shutil.copytree if entry.is_dir() else shutil.copy2
-            copy(entry, staged / entry.name)
-    retired = directory.with_name(f"{staged.name}-old")
-    os.replace(directory, retired)
-    os.replace(staged, directory)
-    shutil.rmtree(retired)
+def _swap(staged: Path, directory: Path, retired: Path) -> None:
+    """Put the staged directory in the place of an old one, whose other files come along."""
+    if directory.exists():
+        for entry in directory.iterdir():
+            if not (staged / entry.name).exists() and entry.name not in (*_STEMS, "tokenizer"):
+                copy = shutil.copytree if entry.is_dir() else shutil.copy2
+                copy(entry, staged / entry.name)
+        directory.rename(retired)
+    staged.rename(directory)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -70,13 +71,14 @@ def read_tensors(files: list[Path]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: np.dtype) -> None:
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: DTypeLike) -> None:
     """Write the arrays as `dtype`, marked as torch's layout (which other libraries ask for).
 
     Raises:
       ValueError: a value does not fit `dtype` (float16 ends at 65504), or is not finite.
     """
-    stored = {name: np.ascontiguousarray(array, dtype) for name, array in tensors.items()}
+    with np.errstate(over="ignore"):  # said below, by name
+        stored = {name: np.ascontiguousarray(array, dtype) for name, array in tensors.items()}
     for name, array in stored.items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise ValueError(f"{name} is not finite as {np.dtype(dtype).name}; nothing written")

@@ -1,0 +1,60 @@
+"""The noise of a model survives its `scheduler_config.json` and means what diffusers means."""
+
+import numpy as np
+import pytest
+
+from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
+from jaxdiff.errors import UserError
+
+NOISES = {
+    "emoji": NoiseConfig(),
+    "sd1": NoiseConfig("scaled_linear", prediction="eps", spacing="leading", steps_offset=1),
+    "sd2": NoiseConfig("scaled_linear", prediction="v", spacing="leading", steps_offset=1),
+    "ddpm": NoiseConfig("linear", 1e-4, 0.02, prediction="x0", spacing="linspace"),
+    "zero": NoiseConfig("scaled_linear", prediction="v", zero_terminal_snr=True),
+    "flow": NoiseConfig("flow", prediction="flow", shift=3.0),
+    "edm": NoiseConfig("ve", prediction="edm", sigma_max=14.6, sigma_data=1.0, spacing="karras"),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_round_trip(name):
+    assert from_scheduler_config(to_scheduler_config(NOISES[name])) == NOISES[name]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(schedule="flow", zero_terminal_snr=True),
+        dict(schedule="ve", shift=2.0),
+        dict(schedule="flow", num_timesteps=500),
+        dict(zero_terminal_snr=True, prediction="eps"),
+    ],
+)
+def test_contradictions_are_refused(options):
+    with pytest.raises(UserError):
+        NoiseConfig(**options)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "edm"])
+def test_what_has_no_scheduler_is_refused(prediction):
+    with pytest.raises(UserError, match="no scheduler_config.json"):
+        to_scheduler_config(NoiseConfig("flow", prediction=prediction))
+
+
+def test_karras_schedules_are_the_default_grid():
+    config = to_scheduler_config(NOISES["sd1"]) | {"use_karras_sigmas": True}
+    assert from_scheduler_config(config).spacing == "karras"
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["emoji", "sd1", "sd2", "ddpm", "zero"])
+def test_alphas_are_those_of_diffusers(name):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_config(to_scheduler_config(NOISES[name]))
+    alpha_bar = scheduler.alphas_cumprod.numpy().astype(np.float64)
+    t = (np.arange(1000) + 1) / 1000
+    process = NOISES[name].process()
+    np.testing.assert_allclose(process.alpha(t) ** 2, alpha_bar, rtol=2e-5, atol=1e-9)
+    np.testing.assert_allclose(process.timestep(t), np.arange(1000), atol=1e-9)
