@@ -24,12 +24,27 @@ _NO_FLIP = frozenset(
     aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces ophiuchus
     """.split()
 )
+_STYLE = re.compile(r", \w+ style$")
 _WORD = re.compile(r"[a-z0-9']+")
 
 
 def emoji_caption(subject: str, style: str) -> str:
     """Caption of an emoji: `emoji_caption("cat face", "noto")` is "cat face, noto style"."""
     return f"{subject}, {style} style"
+
+
+def loosen(caption: str, draw: float) -> str:
+    """The caption as somebody might type it, chosen by `draw` in [0, 1).
+
+    Half of the draws put an article before it; the others leave the style out.
+
+    >>> loosen("owl, noto style", 0.1), loosen("owl, noto style", 0.4), loosen("owl, noto style", 0.9)
+    ('an owl, noto style', 'the owl, noto style', 'owl')
+    """
+    if draw >= 0.5:
+        return _STYLE.sub("", caption)
+    article = "the" if draw >= 0.35 else "an" if caption[:1].lower() in set("aeiou") else "a"
+    return f"{article} {caption}"
 
 
 def may_flip(caption: str) -> bool:

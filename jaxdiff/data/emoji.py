@@ -122,8 +122,16 @@ def read_drawings(
             if style in PERMISSIVE:
                 permissive_styles[subject].add(style)
             if style in styles:
-                drawings.append(Drawing(f"{style}:{icon.name}", icon.svg, subject, style,
-                                        ICON_SETS[style].licence, author))
+                drawings.append(
+                    Drawing(
+                        f"{style}:{icon.name}",
+                        icon.svg,
+                        subject,
+                        style,
+                        ICON_SETS[style].licence,
+                        author,
+                    )
+                )
     return drawings, permissive_styles
 
 
@@ -144,7 +152,9 @@ def split_drawings(
     uses = Counter(drawing.svg for drawing in drawings)
     splits = {"train": [], "heldout": []}
     for drawing in drawings:
-        held = uses[drawing.svg] == 1 and held_out(drawing.subject, drawing.style, permissive_styles)
+        held = uses[drawing.svg] == 1 and held_out(
+            drawing.subject, drawing.style, permissive_styles
+        )
         splits["heldout" if held else "train"].append(drawing)
     return splits
 
@@ -175,6 +185,11 @@ def render(svg: str, resolution: int) -> bytes:
 
     from jaxdiff.data.images import decode_image, encode_png, square
 
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=resolution, height=resolution,
-                                background="#ffffff", skip_system_fonts=True)
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg,
+        width=resolution,
+        height=resolution,
+        background="#ffffff",
+        skip_system_fonts=True,
+    )
     return encode_png(square(decode_image(bytes(png), "icon"), resolution))

@@ -120,7 +120,8 @@ def read_archive(path: Path) -> tuple[dict, dict]:
     """The set's `icons.json` and `info.json` from its archive."""
     with tarfile.open(path) as archive:
         return tuple(
-            json.load(archive.extractfile(f"package/{name}")) for name in ("icons.json", "info.json")
+            json.load(archive.extractfile(f"package/{name}"))
+            for name in ("icons.json", "info.json")
         )
 
 

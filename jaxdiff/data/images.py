@@ -33,8 +33,13 @@ def decode_image(data: bytes | Path, name: str | None = None) -> Image.Image:
             return on_white(picture)
     except FileNotFoundError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
         shown = name or (data if isinstance(data, Path) else "image")
         raise CorruptImage(f"can not read the picture {shown}: {reason}") from error

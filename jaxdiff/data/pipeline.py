@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.data.captions import may_flip
+from jaxdiff.data.captions import loosen, may_flip
 from jaxdiff.data.sources import DataConfig, Source, make_source
 from jaxdiff.errors import UserError
 
@@ -67,8 +67,10 @@ def make_batches(
     import grain
 
     if config.batch_size % process_count:
-        raise UserError(f"data.batch_size {config.batch_size} must be a multiple of the"
-                        f" {process_count} processes that share it")
+        raise UserError(
+            f"data.batch_size {config.batch_size} must be a multiple of the"
+            f" {process_count} processes that share it"
+        )
     maker = _BatchMaker(source, config, tokenize, process_index, process_count, start)
     options = grain.ReadOptions(
         num_threads=config.num_threads,
@@ -81,8 +83,15 @@ def make_batches(
 class _BatchMaker:
     """Random access to batches; number k holds global examples start + k B + [p b, (p + 1) b)."""
 
-    def __init__(self, source: Source, config: DataConfig, tokenize: Tokenize,
-                 process_index: int, process_count: int, start: int):
+    def __init__(
+        self,
+        source: Source,
+        config: DataConfig,
+        tokenize: Tokenize,
+        process_index: int,
+        process_count: int,
+        start: int,
+    ):
         import grain
 
         self._source, self._config, self._tokenize = source, config, tokenize
@@ -103,8 +112,10 @@ class _BatchMaker:
     def _example(self, number: int) -> tuple[np.ndarray, str]:
         example = self._source[int(self._order[number])]
         image, caption = example["image"], example["caption"]
-        flip, drop = np.random.Generator(
-            np.random.Philox(key=[self._config.seed, number])).random(2)
+        draws = np.random.Generator(np.random.Philox(key=[self._config.seed, number]))
+        flip, drop, loose, how = draws.random(4)
         if self._config.flip and flip < 0.5 and may_flip(caption):
             image = image[:, ::-1]
+        if loose < self._config.loosen_captions:
+            caption = loosen(caption, how)
         return image, "" if drop < self._config.caption_dropout else caption

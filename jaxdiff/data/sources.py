@@ -42,6 +42,8 @@ class DataConfig:
     """Mirror half of the pictures whose caption allows it."""
     caption_dropout: float = 0.1
     """Share of examples whose caption becomes empty, for classifier-free guidance."""
+    loosen_captions: float = 0.0
+    """Share of examples whose caption is put as people type it: with an article, or no style."""
     seed: int = 0
     """Decides the order, the flips and the dropped captions."""
     strict: bool = False
@@ -60,12 +62,21 @@ class DataConfig:
     """Where TFDS data sets lie; empty: $JAXDIFF_DATA_DIR or ~/.cache/jaxdiff/tfds."""
 
     def __post_init__(self):
-        for field, least in (("resolution", 1), ("batch_size", 1), ("memory_mb", 0),
-                             ("num_threads", 0), ("prefetch", 1), ("seed", 0)):
+        for field, least in (
+            ("resolution", 1),
+            ("batch_size", 1),
+            ("memory_mb", 0),
+            ("num_threads", 0),
+            ("prefetch", 1),
+            ("seed", 0),
+        ):
             if getattr(self, field) < least:
-                raise UserError(f"data.{field} must be at least {least}, not {getattr(self, field)}")
-        if not 0 <= self.caption_dropout <= 1:
-            raise UserError(f"data.caption_dropout must be in [0, 1], not {self.caption_dropout}")
+                raise UserError(
+                    f"data.{field} must be at least {least}, not {getattr(self, field)}"
+                )
+        for field in ("caption_dropout", "loosen_captions"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UserError(f"data.{field} must be in [0, 1], not {getattr(self, field)}")
 
 
 def data_folder(data_dir: str = "") -> Path:
@@ -122,7 +133,9 @@ def _open_emoji(name: str, config: DataConfig) -> Source:
         from jaxdiff.data.emoji import emoji_builder
         from jaxdiff.data.tfds_source import TfdsSource, prepare
     except ImportError as error:
-        raise UserError(f"the emoji data need {error.name}: pip install 'jaxdiff[emoji]'") from error
+        raise UserError(
+            f"the emoji data need {error.name}: pip install 'jaxdiff[emoji]'"
+        ) from error
     folder = data_folder(config.data_dir)
     builder = emoji_builder(name or "permissive", config.resolution, folder)
     prepare(builder)

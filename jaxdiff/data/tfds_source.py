@@ -54,7 +54,8 @@ class TfdsSource:
         self._template, self._resolution = config.label_template, config.resolution
         try:
             self._rows = builder.as_data_source(
-                config.split, decoders={self._image: tfds.decode.SkipDecoding()})
+                config.split, decoders={self._image: tfds.decode.SkipDecoding()}
+            )
         except (NotImplementedError, ValueError) as error:
             raise UserError(
                 f"data set {self._name} at {builder.data_dir} is not in the array_record format;"
@@ -66,8 +67,11 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Example:
         row = self._rows[index]
-        example = {key: value.decode() for key, value in row.items() if isinstance(value, bytes)
-                   and key != self._image}
+        example = {
+            key: value.decode()
+            for key, value in row.items()
+            if isinstance(value, bytes) and key != self._image
+        }
         name = example.setdefault("id", f"{self._name}:{index}")
         picture = decode_image(row[self._image], name)
         example["image"] = square(picture, self._resolution)

@@ -104,12 +104,18 @@ class Tokenizer:
         symbols = _byte_symbols()
         base = symbols + [symbol + _WORD_END for symbol in symbols]
         if vocab_size < len(base) + 2:
-            raise UserError(f"a tokenizer's vocabulary needs at least {len(base) + 2} entries for"
-                            f" the bytes, start and end, not {vocab_size}")
+            raise UserError(
+                f"a tokenizer's vocabulary needs at least {len(base) + 2} entries for"
+                f" the bytes, start and end, not {vocab_size}"
+            )
         backend = _backend({symbol: index for index, symbol in enumerate(base)}, [])
         # "Special" only fixes the numbers of the symbols, and with them the order of equal counts.
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size - 2, special_tokens=base,
-                                      end_of_word_suffix=_WORD_END, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            special_tokens=base,
+            end_of_word_suffix=_WORD_END,
+            show_progress=False,
+        )
         backend.train_from_iterator(captions, trainer)
         learned = json.loads(backend.to_str())["model"]["merges"]
         merges = [tuple(pair) for pair in learned]
@@ -121,8 +127,14 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         special = {"bos_token": BOS, "eos_token": EOS, "pad_token": self.pad, "unk_token": EOS}
-        config = {"model_max_length": self.max_length, "do_lower_case": True, "errors": "replace",
-                  "add_prefix_space": False, "tokenizer_class": "CLIPTokenizer", **special}
+        config = {
+            "model_max_length": self.max_length,
+            "do_lower_case": True,
+            "errors": "replace",
+            "add_prefix_space": False,
+            "tokenizer_class": "CLIPTokenizer",
+            **special,
+        }
         merges = "".join(f"{first} {second}\n" for first, second in self.merges)
         for name, text in (
             ("vocab.json", json.dumps(self.vocab, ensure_ascii=False)),
@@ -148,8 +160,9 @@ class Tokenizer:
             if model.get("type") != "BPE":
                 raise UserError(f"{folder / 'tokenizer.json'} is no byte-pair tokenizer")
             vocab = model["vocab"]
-            merges = [pair.split(" ") if isinstance(pair, str) else pair
-                      for pair in model["merges"]]
+            merges = [
+                pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]
+            ]
         config, special = (
             _read_json(folder / name) if (folder / name).exists() else {}
             for name in ("tokenizer_config.json", "special_tokens_map.json")
@@ -162,9 +175,14 @@ class Tokenizer:
 
 def _backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
     try:
-        model = models.BPE(vocab=vocab, merges=list(merges), continuing_subword_prefix="",
-                           end_of_word_suffix=_WORD_END, fuse_unk=False,
-                           unk_token=EOS if EOS in vocab else None)
+        model = models.BPE(
+            vocab=vocab,
+            merges=list(merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix=_WORD_END,
+            fuse_unk=False,
+            unk_token=EOS if EOS in vocab else None,
+        )
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"the tokenizer's merges do not fit its vocabulary: {error}") from error
     backend = tokenizers.Tokenizer(model)
