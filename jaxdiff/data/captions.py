@@ -6,8 +6,8 @@ import re
 _NO_FLIP = frozenset(
     """
     left right leftward leftwards rightward rightwards east west northeast northwest southeast
-    southwest arrow arrows clockwise counterclockwise anticlockwise back forward reverse next previous
-    fast play playing rewind repeat shuffle slash italic
+    southwest arrow arrows clockwise counterclockwise anticlockwise back forward reverse next
+    previous fast play playing rewind repeat shuffle slash italic
     text letter letters word words alphabet latin uppercase lowercase abc abcd number numbers digit
     digits numeral keycap input character characters kanji hiragana katakana japanese ideograph
     writing written sign signs symbol symbols button mark marks question atm wc ok cool free new sos
@@ -21,7 +21,8 @@ _NO_FLIP = frozenset(
     1st 2nd 3rd first second third
     hand hands handed finger fingers thumb thumbs fist fists index backhand palm palms
     note notes musical score clef guitar violin moon crescent quarter gibbous
-    aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces ophiuchus
+    aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces
+    ophiuchus
     """.split()
 )
 _STYLE = re.compile(r", \w+ style$")
@@ -38,8 +39,8 @@ def loosen(caption: str, draw: float) -> str:
 
     Half of the draws put an article before it; the others leave the style out.
 
-    >>> loosen("owl, noto style", 0.1), loosen("owl, noto style", 0.4), loosen("owl, noto style", 0.9)
-    ('an owl, noto style', 'the owl, noto style', 'owl')
+    >>> [loosen("owl, noto style", draw) for draw in (0.1, 0.4, 0.9)]
+    ['an owl, noto style', 'the owl, noto style', 'owl']
     """
     if draw >= 0.5:
         return _STYLE.sub("", caption)
@@ -51,7 +52,7 @@ def may_flip(caption: str) -> bool:
     """Whether the mirror image of a picture is still what `caption` says.
 
     The answer is no for text, letters, numbers, flags, clocks, hands, sides and directions: a
-    training picture wrongly left as it is costs nothing, one wrongly mirrored teaches something false.
+    picture wrongly left as it is costs little, one wrongly mirrored teaches something false.
 
     >>> may_flip("cat face, noto style"), may_flip("flag japan, noto style")
     (True, False)

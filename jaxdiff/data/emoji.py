@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from jaxdiff.data.captions import emoji_caption
 from jaxdiff.data.icons import ICON_SETS, PERMISSIVE, fetch, read_archive, visible_icons
+from jaxdiff.data.images import decode_image, encode_png, square
 from jaxdiff.data.naming import Vocabulary
 from jaxdiff.errors import choose
 
@@ -182,8 +183,6 @@ def _unit_hash(subject: str, style: str) -> float:
 def render(svg: str, resolution: int) -> bytes:
     """The drawing on white as a PNG of `resolution` squared, RGB."""
     import resvg_py
-
-    from jaxdiff.data.images import decode_image, encode_png, square
 
     png = resvg_py.svg_to_bytes(
         svg_string=svg,

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +86,9 @@ def fetch(icon_set: IconSet, folder: Path) -> Path:
     path = folder / icon_set.archive
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _npm_pack(f"{icon_set.package}@{icon_set.version}", folder)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            _npm_pack(f"{icon_set.package}@{icon_set.version}", Path(fresh))
+            (Path(fresh) / icon_set.archive).replace(path)
     digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if f"sha512-{digest}" != icon_set.integrity:
         raise UserError(
@@ -119,10 +122,8 @@ def _npm_pack(package: str, folder: Path) -> None:
 def read_archive(path: Path) -> tuple[dict, dict]:
     """The set's `icons.json` and `info.json` from its archive."""
     with tarfile.open(path) as archive:
-        return tuple(
-            json.load(archive.extractfile(f"package/{name}"))
-            for name in ("icons.json", "info.json")
-        )
+        icons = json.load(archive.extractfile("package/icons.json"))
+        return icons, json.load(archive.extractfile("package/info.json"))
 
 
 def visible_icons(icons: dict) -> list[Icon]:
@@ -131,12 +132,11 @@ def visible_icons(icons: dict) -> list[Icon]:
     Aliases are names for drawings that are here already, and are left out.
     """
     drawings = icons["icons"]
-    kept = [
+    return [
         Icon(name, svg_document(icons, name))
         for name, drawing in sorted(drawings.items())
         if not drawing.get("hidden") and not _is_skin_tone(name, drawings)
     ]
-    return kept
 
 
 def _is_skin_tone(name: str, drawings: dict) -> bool:

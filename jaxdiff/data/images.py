@@ -12,42 +12,42 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxdiff.errors import UserError
 
+# What Pillow raises on files that are damaged, foreign or too large to be honest.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
 
 class CorruptImage(UserError):
     """A picture that can not be decoded; the message names it."""
 
 
-def decode_image(data: bytes | Path, name: str | None = None) -> Image.Image:
+def decode_image(data: bytes | Path, name: str = "", at_least: int = 0) -> Image.Image:
     """The picture as RGB, upright by its EXIF orientation, transparency composited on white.
 
     Args:
       data: the bytes of a file, or its path.
       name: what to call it in an error.
+      at_least: a JPEG may be decoded at half, a quarter or an eighth of its size, as long as both
+        sides keep so many pixels (much faster); 0 decodes all of it.
 
     Raises:
-      CorruptImage: the bytes are no picture, or end too early.
+      CorruptImage: the bytes are no picture, or end too early; the message names it.
     """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            return on_white(picture)
-    except FileNotFoundError:
-        raise
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
+            if at_least:
+                opened.draft(None, (at_least, at_least))
+            return on_white(ImageOps.exif_transpose(opened))
+    except _DAMAGED as error:
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
-        shown = name or (data if isinstance(data, Path) else "image")
+        shown = name or (str(data) if isinstance(data, Path) else "(bytes)")
         raise CorruptImage(f"can not read the picture {shown}: {reason}") from error
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """The picture as RGB; what is transparent becomes white."""
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    """The picture as RGB; what is transparent becomes white, 16-bit grey becomes 8-bit."""
+    if picture.mode.startswith("I"):
+        return picture.point(lambda value: value / 257).convert("L").convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, picture).convert("RGB")

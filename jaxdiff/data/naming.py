@@ -1,8 +1,8 @@
 """One vocabulary for the icon sets: every drawing's subject in plain words.
 
-Four sets use Unicode's (CLDR) names, with older ones as aliases; `emojione` mixes older names in and
-writes "flag-for-x"; `fxemoji` runs its words together ("blackleftpointingarrow"). A subject that two
-artists draw must have one name, or nothing can be learned from one about the other.
+Four sets use Unicode's (CLDR) names, with older ones as aliases; `emojione` mixes older names in
+and writes "flag-for-x"; `fxemoji` runs its words together ("blackleftpointingarrow"). A subject
+that two artists draw must have one name, or nothing can be learned from one about the other.
 """
 
 import functools

@@ -2,28 +2,44 @@
 
 An example is {"image": uint8 [R, R, 3], "caption": str, "id": str} and whatever else the corpus
 knows of it ("subject", "style", "licence", "author").
+
+Axis legend: N examples, R resolution.
 """
 
 import dataclasses
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 
+from jaxdiff.data.images import CorruptImage
 from jaxdiff.errors import UserError, choose
+
+log = logging.getLogger(__name__)
 
 Example = dict[str, Any]
 
 
+@runtime_checkable
 class Source(Protocol):
-    """Random access to captioned pictures of one resolution."""
+    """Random access to captioned pictures of one resolution.
 
-    def __len__(self) -> int: ...
+    `skipped` says in words which pictures were left out.
+    """
 
-    def __getitem__(self, index: int) -> Example: ...
+    skipped: list[str]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """The example; raises `CorruptImage` if its picture can not be decoded."""
+
+    def caption(self, index: int) -> str:
+        """The caption alone, without decoding the picture."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,84 +78,133 @@ class DataConfig:
     """Where TFDS data sets lie; empty: $JAXDIFF_DATA_DIR or ~/.cache/jaxdiff/tfds."""
 
     def __post_init__(self):
-        for field, least in (
-            ("resolution", 1),
-            ("batch_size", 1),
-            ("memory_mb", 0),
-            ("num_threads", 0),
-            ("prefetch", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, field) < least:
-                raise UserError(
-                    f"data.{field} must be at least {least}, not {getattr(self, field)}"
-                )
+        least = {"resolution": 1, "batch_size": 1, "prefetch": 1}
+        least |= {"memory_mb": 0, "num_threads": 0, "seed": 0}
+        for field, bound in least.items():
+            if (value := getattr(self, field)) < bound:
+                raise UserError(f"data.{field} must be at least {bound}, not {value}")
+        if self.seed >= 2**32:
+            raise UserError(f"data.seed must be below 2^32, not {self.seed}")
         for field in ("caption_dropout", "loosen_captions"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"data.{field} must be in [0, 1], not {getattr(self, field)}")
+        if "{name}" not in self.label_template:
+            raise UserError(f"data.label_template must hold {{name}}: {self.label_template!r}")
 
 
-def data_folder(data_dir: str = "") -> Path:
-    """The folder of TFDS data sets: `data_dir`, else $JAXDIFF_DATA_DIR, else a cache folder."""
-    chosen = data_dir or os.environ.get("JAXDIFF_DATA_DIR") or "~/.cache/jaxdiff/tfds"
-    return Path(chosen).expanduser()
-
-
-def make_source(config: DataConfig) -> Source:
-    """Open the corpus that `config` names, preparing it first if it is `emoji`.
+def make_source(config: DataConfig) -> "MemorySource | LazySource":
+    """Open the corpus that `config` names; `emoji` is built first where it is missing.
 
     Raises:
-      UserError: the source is of no known kind, or can not be opened.
+      UserError: the source is of no known kind, can not be opened, or is empty.
     """
     kind, _, name = config.source.replace("emoji/", "emoji:", 1).partition(":")
     openers = {"emoji": _open_emoji, "folder": _open_folder, "tfds": _open_tfds}
     choose("data source", kind, openers)
+    if not name:
+        raise UserError(f"data source {config.source!r} names nothing; expected emoji/STYLE,"
+                        " folder:PATH or tfds:NAME")  # fmt: skip
     source = openers[kind](name, config)
     if len(source) == 0:
         raise UserError(f"data source {config.source!r} has no examples in split {config.split!r}")
-    needed = len(source) * config.resolution**2 * 3
-    return MemorySource(source) if needed <= config.memory_mb * 2**20 else source
+    megabytes = len(source) * config.resolution**2 * 3 / 2**20
+    if megabytes <= config.memory_mb:
+        return MemorySource(source, config.resolution, strict=config.strict)
+    return LazySource(source, strict=config.strict)
+
+
+def skip(reason: str, skipped: list[str], strict: bool) -> None:
+    """Note and log why a picture is left out; with `strict`, raise it as a `UserError`."""
+    if strict:
+        raise UserError(reason)
+    skipped.append(reason)
+    log.warning("skipped: %s", reason)
 
 
 class MemorySource:
-    """The decoded pictures of another source, held in one uint8 array [N, R, R, 3]."""
+    """Another source decoded at once into `images`, uint8 [N, R, R, 3]; corrupt ones left out."""
 
-    def __init__(self, source: Iterable[Example]):
-        pictures: list[UInt8[np.ndarray, "R R 3"]] = []
+    def __init__(self, source: Source, resolution: int, *, strict: bool = False):
+        self.skipped = list(source.skipped)
         self.rows: list[Example] = []
-        for index in range(len(source)):
-            example = source[index]
-            pictures.append(example.pop("image"))
-            self.rows.append(example)
-        self.images = np.stack(pictures)
+        self.images = np.empty((len(source), resolution, resolution, 3), np.uint8)
+
+        def load(index: int) -> Example | CorruptImage:
+            try:
+                return source[index]
+            except CorruptImage as error:
+                return error
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for example in pool.map(load, range(len(source))):
+                if isinstance(example, CorruptImage):
+                    skip(str(example), self.skipped, strict)
+                else:
+                    self.images[len(self.rows)] = example.pop("image")
+                    self.rows.append(example)
+        if not self.rows:
+            raise UserError(f"no picture can be read; the first: {self.skipped[0]}")
+        if self.skipped:
+            total = len(self.rows) + len(self.skipped)
+            log.warning("skipped %d of %d pictures", len(self.skipped), total)
+        self.images = self.images[: len(self.rows)]
 
     def __len__(self) -> int:
+        """Number of readable examples N."""
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
+        """The example; its image is a view of `images`."""
         return {"image": self.images[index], **self.rows[index]}
+
+    def caption(self, index: int) -> str:
+        """The caption alone."""
+        return self.rows[index]["caption"]
+
+
+class LazySource:
+    """Another source decoded as needed; in the place of a corrupt picture comes the next readable.
+
+    What stands at an index thus depends on the files alone, and a run stays repeatable.
+    """
+
+    def __init__(self, source: Source, *, strict: bool = False):
+        self._source, self._strict = source, strict
+        self._corrupt: set[int] = set()
+        self.skipped = list(source.skipped)
+
+    def __len__(self) -> int:
+        """Number of examples, corrupt ones included."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index`, or the next readable one after it."""
+        for step in range(len(self)):
+            at = (index + step) % len(self)
+            if at in self._corrupt:
+                continue
+            try:
+                return self._source[at]
+            except CorruptImage as error:
+                skip(str(error), self.skipped, self._strict)
+                self._corrupt.add(at)
+        raise UserError(f"no picture can be read; the last: {self.skipped[-1]}")
+
+    def caption(self, index: int) -> str:
+        """The caption alone; the picture is not read, so a corrupt one still has its caption."""
+        return self._source.caption(index)
 
 
 def captions_of(source: Source, limit: int | None = None) -> list[str]:
     """The captions of the first `limit` examples (all of them by default)."""
-    if isinstance(source, MemorySource):
-        return [row["caption"] for row in source.rows[:limit]]
     count = len(source) if limit is None else min(limit, len(source))
-    return [source[index]["caption"] for index in range(count)]
+    return [source.caption(index) for index in range(count)]
 
 
 def _open_emoji(name: str, config: DataConfig) -> Source:
-    try:
-        from jaxdiff.data.emoji import emoji_builder
-        from jaxdiff.data.tfds_source import TfdsSource, prepare
-    except ImportError as error:
-        raise UserError(
-            f"the emoji data need {error.name}: pip install 'jaxdiff[emoji]'"
-        ) from error
-    folder = data_folder(config.data_dir)
-    builder = emoji_builder(name or "permissive", config.resolution, folder)
-    prepare(builder)
-    return TfdsSource(builder, config)
+    from jaxdiff.data.tfds_source import TfdsSource, prepared_emoji
+
+    return TfdsSource(prepared_emoji(name, config.resolution, config.data_dir), config)
 
 
 def _open_folder(name: str, config: DataConfig) -> Source:
@@ -148,7 +213,7 @@ def _open_folder(name: str, config: DataConfig) -> Source:
     return FolderSource(Path(name).expanduser(), config)
 
 
-def _open_tfds(name: str, config: DataConfig) -> Sequence[Example]:
+def _open_tfds(name: str, config: DataConfig) -> Source:
     from jaxdiff.data.tfds_source import TfdsSource, find_builder
 
-    return TfdsSource(find_builder(name, data_folder(config.data_dir)), config)
+    return TfdsSource(find_builder(name, config.data_dir), config)

@@ -1,8 +1,8 @@
 """Byte-level BPE in CLIP's form: the tokenizer of Stable Diffusion's text encoders, ours included.
 
 Text is normalised (NFC, single spaces, lower case), split into words by CLIP's pattern, written in
-256 byte symbols, the last one of a word marked `</w>`, and merged pair by pair. The 512 byte symbols
-are always in the vocabulary, so that every text has an encoding and no word is unknown.
+256 byte symbols, the last one of a word marked `</w>`, and merged pair by pair. The 512 byte
+symbols are always in the vocabulary, so that every text has an encoding and no word is unknown.
 
 Source: Radford et al. 2021, "Learning transferable visual models from natural language
 supervision", section 2.4; Sennrich et al. 2016 for BPE. The directory is the one that
