@@ -37,6 +37,89 @@ emoji64_vae = TrainConfig(
     checkpoint_every=150,
 )
 
+SHOWN = (
+    "cat face, noto style",
+    "red heart, twemoji style",
+    "rocket, fluent style",
+    "pizza, emojione style",
+    "grinning face, fxemoji style",
+    "house, noto style",
+    "red apple, fluent style",
+    "dog face, twemoji style",
+)
+
+# 11.7 million parameters in all, autoencoder included: 24 MB in float16.
+emoji64 = TrainConfig(
+    objective=DiffusionObjective(
+        unet=UNetConfig(
+            sample_size=8,
+            in_channels=16,
+            out_channels=16,
+            block_out_channels=(128, 176),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=192,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        ),
+        text_encoder=TextEncoderConfig(
+            vocab_size=2048,
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            max_position_embeddings=24,
+            eos_token_id=2047,
+        ),
+        noise=NoiseConfig(schedule="cosine", prediction="v"),
+        levels="stratified",
+    ),
+    data=DataConfig(
+        source="emoji/permissive", resolution=64, batch_size=32, loosen_captions=0.15
+    ),
+    num_steps=60_000,
+    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=500),
+    ema=EMAConfig(decay=0.9995),
+    preview=PreviewConfig(every=1000, prompts=SHOWN),
+    checkpoint_every=500,
+)
+
+# A minute on a laptop: a small UNet on shapes, in the latents of the model that ships.
+tiny = replace(
+    emoji64,
+    objective=replace(
+        emoji64.objective,
+        unet=replace(
+            emoji64.objective.unet,
+            block_out_channels=(64,),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            cross_attention_dim=64,
+        ),
+        text_encoder=replace(
+            emoji64.objective.text_encoder,
+            vocab_size=560,
+            hidden_size=64,
+            intermediate_size=256,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            eos_token_id=559,
+        ),
+    ),
+    data=replace(emoji64.data, source="shapes", loosen_captions=0.0, flip=False),
+    num_steps=400,
+    optimizer=replace(emoji64.optimizer, learning_rate=2e-3, warmup_steps=50),
+    ema=EMAConfig(decay=0.99),
+    preview=replace(
+        emoji64.preview, every=200, prompts=("a big red circle", "a small blue star")
+    ),
+    log_every=20,
+    checkpoint_every=100,
+)
+
 PRESETS = {
+    "tiny": ("Coloured shapes, in a minute on a laptop.", tiny),
     "emoji64-vae": ("The autoencoder of emoji64: 64 x 64 pictures, 8 x 8 x 16 latents.", emoji64_vae),
+    "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
 }

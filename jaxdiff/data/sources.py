@@ -47,7 +47,8 @@ class DataConfig:
     """What to train on and how to serve it."""
 
     source: str = "emoji/permissive"
-    """emoji/STYLE, folder:PATH (pictures with captions) or tfds:NAME (a prepared TFDS data set)."""
+    """emoji/STYLE, folder:PATH (pictures with captions), tfds:NAME (a prepared TFDS data set), or
+    shapes (coloured shapes drawn on the spot)."""
     split: str = "train"
     """Which split; emoji has train and heldout, a folder only train."""
     resolution: int = 64
@@ -99,7 +100,12 @@ def make_source(config: DataConfig) -> "MemorySource | LazySource":
       UserError: the source is of no known kind, can not be opened, or is empty.
     """
     kind, _, name = config.source.replace("emoji/", "emoji:", 1).partition(":")
-    openers = {"emoji": _open_emoji, "folder": _open_folder, "tfds": _open_tfds}
+    openers = {
+        "emoji": _open_emoji,
+        "folder": _open_folder,
+        "shapes": _open_shapes,
+        "tfds": _open_tfds,
+    }
     choose("data source", kind, openers)
     if not name:
         raise UserError(f"data source {config.source!r} names nothing; expected emoji/STYLE,"
@@ -211,6 +217,12 @@ def _open_folder(name: str, config: DataConfig) -> Source:
     from jaxdiff.data.folder import FolderSource
 
     return FolderSource(Path(name).expanduser(), config)
+
+
+def _open_shapes(name: str, config: DataConfig) -> Source:
+    from jaxdiff.data.shapes import ShapesSource
+
+    return ShapesSource(config.split, config.resolution)
 
 
 def _open_tfds(name: str, config: DataConfig) -> Source:

@@ -24,7 +24,6 @@ from jaxdiff.models.autoencoder import from_uint8
 from jaxdiff.rng import named_keys, normal_each
 from jaxdiff.training.config import DiffusionObjective, TrainConfig
 from jaxdiff.training.objective import Objective
-from jaxdiff.training.preview import make_preview
 from jaxdiff.training.step import Batch, Metrics, Params, StepKeys
 
 
@@ -126,8 +125,7 @@ def diffusion_objective(
         )
         save_model(directory, model)
 
-    preview = make_preview(run.preview, config, vae_config, tokenizer, shape)
-    return Objective(init, vae_params, loss, tokenizer, preview, export)
+    return Objective(init, vae_params, loss, tokenizer, lambda *_: None, export)
 
 
 def _levels(config: DiffusionObjective) -> object:
