@@ -57,20 +57,36 @@ class ShapesSource:
             if ((colour, shape) in HELD_OUT) == (split == "heldout")
         ]
 
+        self.skipped: list[str] = []  # every picture can be drawn
+
     def __len__(self) -> int:
+        """Number of examples."""
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """The example: image, caption, subject and id."""
+        colour, shape, size, draw = self._chosen(index)
+        radius = SIZES[size]
+        x, y = draw.uniform(radius + 0.02, 0.98 - radius, 2)
+        return {
+            "image": render(shape, COLOURS[colour], (x, y), radius, self._resolution),
+            "caption": self.caption(index),
+            "subject": f"{colour} {shape}",
+            "id": str(index),
+        }
+
+    def caption(self, index: int) -> str:
+        """The caption alone."""
+        colour, shape, size, _ = self._chosen(index)
+        return f"a {size} {colour} {shape}"
+
+    def _chosen(self, index: int) -> tuple[str, str, str, np.random.Generator]:
+        """What example `index` shows, and the generator that places it."""
         if not 0 <= index < self._count:
             raise UserError(f"shapes have examples 0 to {self._count - 1}, not {index}")
         draw = np.random.Generator(np.random.Philox(key=[index, len(self._pairs)]))
         colour, shape = self._pairs[draw.integers(len(self._pairs))]
-        size = list(SIZES)[draw.integers(len(SIZES))]
-        radius = SIZES[size]
-        x, y = draw.uniform(radius + 0.02, 0.98 - radius, 2)
-        image = render(shape, COLOURS[colour], (x, y), radius, self._resolution)
-        caption = f"a {size} {colour} {shape}"
-        return {"image": image, "caption": caption, "subject": f"{colour} {shape}", "id": str(index)}
+        return colour, shape, list(SIZES)[draw.integers(len(SIZES))], draw
 
 
 def render(

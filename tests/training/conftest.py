@@ -1,0 +1,81 @@
+"""Runs that take seconds: sixteen-pixel shapes, networks of a few channels."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdiff.convert.autoencoder import save_autoencoder
+from jaxdiff.convert.scheduler import NoiseConfig
+from jaxdiff.data.sources import DataConfig
+from jaxdiff.models import Autoencoder, AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.training.config import (
+    AutoencoderObjective,
+    DiffusionObjective,
+    EMAConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    TrainConfig,
+)
+
+AUTOENCODER = AutoencoderConfig(
+    sample_size=16,
+    latent_channels=4,
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    norm_num_groups=4,
+    scaling_factor=1.0,
+)
+
+
+@pytest.fixture
+def autoencoder_run(tmp_path: Path) -> TrainConfig:
+    """Six steps of an autoencoder on eight pictures a step."""
+    return TrainConfig(
+        objective=AutoencoderObjective(autoencoder=AUTOENCODER),
+        data=DataConfig(source="shapes", resolution=16, batch_size=8),
+        workdir=tmp_path / "run",
+        num_steps=6,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+        ema=EMAConfig(decay=0.9),
+        preview=PreviewConfig(every=0),
+        log_every=1,
+        checkpoint_every=3,
+    )
+
+
+@pytest.fixture
+def diffusion_run(autoencoder_run: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """The same of a text-conditional UNet, on the latents of a random autoencoder."""
+    model = Autoencoder(AUTOENCODER)
+    params = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8, 8, 4)))
+    save_autoencoder(
+        tmp_path / "ae", AUTOENCODER, params["params"], scaling_factor=1.0, facts={"step": 0}
+    )
+    objective = DiffusionObjective(
+        unet=UNetConfig(
+            sample_size=8,
+            block_out_channels=(16,),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        ),
+        text_encoder=TextEncoderConfig(
+            vocab_size=540,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            eos_token_id=539,
+        ),
+        noise=NoiseConfig(),
+        autoencoder=tmp_path / "ae",
+        levels="stratified",
+    )
+    return replace(autoencoder_run, objective=objective)
