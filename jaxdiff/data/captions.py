@@ -6,19 +6,15 @@ import re
 _NO_FLIP = frozenset(
     """
     left right leftward leftwards rightward rightwards east west northeast northwest southeast
-    southwest arrow arrows clockwise counterclockwise anticlockwise back forward reverse next
-    previous fast play playing rewind repeat shuffle slash italic
+    southwest arrow arrows clockwise counterclockwise anticlockwise italic slash
     text letter letters word words alphabet latin uppercase lowercase abc abcd number numbers digit
     digits numeral keycap input character characters kanji hiragana katakana japanese ideograph
-    writing written sign signs symbol symbols button mark marks question atm wc ok cool free new sos
-    up top end soon on id ng vs cl zzz om ohm infinity hundred points percent dollar euro pound yen
-    currency banknote price tag label labels book books newspaper receipt ticket tickets card cards
-    calendar keyboard joker mahjong dominoes regional indicator trade copyright registered tm
-    information abacus check chart logo brand poster
+    writing written sign signs symbol symbols button mark marks question exclamation atm wc zzz om
+    infinity hundred points percent dollar euro pound yen currency banknote price tag label labels
+    book books newspaper receipt ticket tickets card cards calendar keyboard joker mahjong dominoes
+    regional indicator trade copyright registered information abacus check chart logo brand poster
     flag flags pennant map globe continent constellation
     clock clocks oclock watch thirty hour time timer stopwatch
-    zero one two three four five six seven eight nine ten eleven twelve
-    1st 2nd 3rd first second third
     hand hands handed finger fingers thumb thumbs fist fists index backhand palm palms
     note notes musical score clef guitar violin moon crescent quarter gibbous
     aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces
@@ -58,8 +54,9 @@ def may_flip(caption: str) -> bool:
     (True, False)
     """
     words = _WORD.findall(caption.lower())
-    return not any(word in _NO_FLIP or word.isdigit() or _is_letter(word) for word in words)
+    return not any(word in _NO_FLIP or _is_written(word) for word in words)
 
 
-def _is_letter(word: str) -> bool:
-    return len(word) == 1 and word not in "ai'"
+def _is_written(word: str) -> bool:
+    """Whether the word is a number ("5", "1st") or a single letter, which the picture may show."""
+    return any(letter.isdigit() for letter in word) or (len(word) == 1 and word not in "ai'")

@@ -64,7 +64,12 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "Five permissive sets and OpenMoji."}
-    BUILDER_CONFIGS = [EmojiConfig(style=style, resolution=64) for style in reversed(STYLES)]
+    # The usual sizes; any other is a "custom configuration" to TFDS and serves as well.
+    BUILDER_CONFIGS = [
+        EmojiConfig(style=style, resolution=resolution)
+        for style in ("permissive", *ICON_SETS)
+        for resolution in (64, 32, 128, 256)
+    ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         side = self.builder_config.resolution

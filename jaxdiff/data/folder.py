@@ -88,9 +88,8 @@ def _read_metadata(path: Path) -> Iterator[tuple[str, str | None]]:
             row = json.loads(line)
             name = row["file_name"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise UserError(
-                f'{path}, line {number}: expected {{"file_name": ..., "text": ...}}, not {line[:60]}'
-            ) from error
+            wanted = '{"file_name": ..., "text": ...}'
+            raise UserError(f"{path}, line {number}: expected {wanted}, got {line[:60]}") from error
         caption = row.get("text", row.get("caption"))
         yield str(name), None if caption is None else str(caption).strip()
 

@@ -56,9 +56,12 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 def square(picture: Image.Image, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
     """The central square of the picture, resized with antialiasing to [R, R, 3] uint8."""
-    if picture.size != (resolution, resolution):
-        size = (resolution, resolution)
-        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    picture = picture.crop((left, top, left + side, top + side))
+    if side != resolution:
+        picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return np.asarray(picture, np.uint8)
 
 

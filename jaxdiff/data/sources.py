@@ -9,6 +9,7 @@ Axis legend: N examples, R resolution.
 import dataclasses
 import logging
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,18 +26,20 @@ Example = dict[str, Any]
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to captioned pictures of one resolution.
-
-    `skipped` says in words which pictures were left out.
-    """
-
-    skipped: list[str]
+    """Random access to captioned pictures of one resolution: all that the pipeline needs."""
 
     def __len__(self) -> int:
         """Number of examples."""
 
     def __getitem__(self, index: int) -> Example:
         """The example; raises `CorruptImage` if its picture can not be decoded."""
+
+
+@runtime_checkable
+class Corpus(Source, Protocol):
+    """A source that knows its captions and which pictures were left out, and why."""
+
+    skipped: list[str]
 
     def caption(self, index: int) -> str:
         """The caption alone, without decoding the picture."""
@@ -99,7 +102,7 @@ def make_source(config: DataConfig) -> "MemorySource | LazySource":
     Raises:
       UserError: the source is of no known kind, can not be opened, or is empty.
     """
-    kind, _, name = config.source.replace("emoji/", "emoji:", 1).partition(":")
+    kind, _, name = re.sub("^emoji/", "emoji:", config.source).partition(":")
     openers = {
         "emoji": _open_emoji,
         "folder": _open_folder,
@@ -107,7 +110,7 @@ def make_source(config: DataConfig) -> "MemorySource | LazySource":
         "tfds": _open_tfds,
     }
     choose("data source", kind, openers)
-    if not name:
+    if not name and kind != "shapes":
         raise UserError(f"data source {config.source!r} names nothing; expected emoji/STYLE,"
                         " folder:PATH or tfds:NAME")  # fmt: skip
     source = openers[kind](name, config)
@@ -130,7 +133,7 @@ def skip(reason: str, skipped: list[str], strict: bool) -> None:
 class MemorySource:
     """Another source decoded at once into `images`, uint8 [N, R, R, 3]; corrupt ones left out."""
 
-    def __init__(self, source: Source, resolution: int, *, strict: bool = False):
+    def __init__(self, source: Corpus, resolution: int, *, strict: bool = False):
         self.skipped = list(source.skipped)
         self.rows: list[Example] = []
         self.images = np.empty((len(source), resolution, resolution, 3), np.uint8)
@@ -174,7 +177,7 @@ class LazySource:
     What stands at an index thus depends on the files alone, and a run stays repeatable.
     """
 
-    def __init__(self, source: Source, *, strict: bool = False):
+    def __init__(self, source: Corpus, *, strict: bool = False):
         self._source, self._strict = source, strict
         self._corrupt: set[int] = set()
         self.skipped = list(source.skipped)
@@ -204,28 +207,30 @@ class LazySource:
 def captions_of(source: Source, limit: int | None = None) -> list[str]:
     """The captions of the first `limit` examples (all of them by default)."""
     count = len(source) if limit is None else min(limit, len(source))
-    return [source.caption(index) for index in range(count)]
+    if isinstance(source, Corpus):
+        return [source.caption(index) for index in range(count)]
+    return [source[index]["caption"] for index in range(count)]
 
 
-def _open_emoji(name: str, config: DataConfig) -> Source:
+def _open_emoji(name: str, config: DataConfig) -> Corpus:
     from jaxdiff.data.tfds_source import TfdsSource, prepared_emoji
 
     return TfdsSource(prepared_emoji(name, config.resolution, config.data_dir), config)
 
 
-def _open_folder(name: str, config: DataConfig) -> Source:
+def _open_folder(name: str, config: DataConfig) -> Corpus:
     from jaxdiff.data.folder import FolderSource
 
     return FolderSource(Path(name).expanduser(), config)
 
 
-def _open_shapes(name: str, config: DataConfig) -> Source:
+def _open_shapes(name: str, config: DataConfig) -> Corpus:
     from jaxdiff.data.shapes import ShapesSource
 
     return ShapesSource(config.split, config.resolution)
 
 
-def _open_tfds(name: str, config: DataConfig) -> Source:
+def _open_tfds(name: str, config: DataConfig) -> Corpus:
     from jaxdiff.data.tfds_source import TfdsSource, find_builder
 
     return TfdsSource(find_builder(name, config.data_dir), config)

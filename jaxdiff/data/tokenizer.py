@@ -160,9 +160,8 @@ class Tokenizer:
             if model.get("type") != "BPE":
                 raise UserError(f"{folder / 'tokenizer.json'} is no byte-pair tokenizer")
             vocab = model["vocab"]
-            merges = [
-                pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]
-            ]
+            pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+            merges = [tuple(pair) for pair in pairs]
         config, special = (
             _read_json(folder / name) if (folder / name).exists() else {}
             for name in ("tokenizer_config.json", "special_tokens_map.json")
