@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 
 def named_keys(key: Key[Array, ""], *names: str) -> dict[str, Key[Array, ""]]:
@@ -22,7 +22,7 @@ def named_keys(key: Key[Array, ""], *names: str) -> dict[str, Key[Array, ""]]:
     return {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in names}
 
 
-def image_keys(seeds: Sequence[int] | Int[Array, " B"]) -> Key[Array, " B"]:
+def image_keys(seeds: Sequence[int] | Integer[Array, " B"]) -> Key[Array, " B"]:
     """One key per image from its integer seed in [0, 2^32)."""
     return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
