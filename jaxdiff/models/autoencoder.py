@@ -85,7 +85,7 @@ def _resnet(config: AutoencoderConfig, features: int, dtype: DTypeLike, name: st
 
 
 class MidBlock(nn.Module):
-    """The coarsest level: residual block, self-attention, residual block."""
+    """The coarsest level: residual block, self-attention, residual block, [B h w C] -> the same."""
 
     config: AutoencoderConfig
     dtype: DTypeLike

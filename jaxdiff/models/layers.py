@@ -89,7 +89,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve H and W by a 3x3 convolution of stride 2.
+    """Halve H and W by a 3x3 convolution of stride 2: [B H W C] -> [B H/2 W/2 features].
 
     Attributes:
       pad_after: pad one row and column at the end only (the autoencoder), not on every side.
@@ -109,7 +109,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double H and W by nearest neighbour, then a 3x3 convolution."""
+    """Nearest neighbour, then a 3x3 convolution: [B H W C] -> [B 2H 2W features]."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -144,7 +144,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward, each pre-norm and residual."""
+    """Self-attention, cross-attention, feed-forward, each pre-norm and residual: [B N C] -> [B N C].
+
+    The context is [B T D].
+    """
 
     heads: int
     kernel: str = "auto"

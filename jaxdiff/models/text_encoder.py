@@ -20,7 +20,7 @@ from jaxdiff.models.attention import einsum_attention
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
+    """x sigmoid(1.702 x), elementwise: the approximation that OpenAI's CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -108,7 +108,7 @@ class MLP(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each pre-norm and residual."""
+    """Self-attention and feed-forward, each pre-norm and residual: [B T D] -> [B T D]."""
 
     config: TextEncoderConfig
     dtype: DTypeLike

@@ -172,7 +172,7 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """The coarsest level: residual block, text attention, residual block."""
+    """The coarsest level: residual block, text attention, residual block: [B h w C] -> the same."""
 
     blocks: Blocks
 
@@ -186,7 +186,10 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level on the way up, `skips` (the last used first) joined by channel; doubles the size."""
+    """One level on the way up, [B H W C] -> twice the size, but for the finest level.
+
+    The `skips` [B H W *], the last used first, are joined by channel.
+    """
 
     blocks: Blocks
     level: int
