@@ -53,6 +53,13 @@ def test_public_functions_are_typed(file):
     assert not untyped
 
 
+@pytest.mark.parametrize("file", _FILES, ids=_name)
+def test_public_functions_are_explained(file):
+    """Each by its docstring; __call__ and setup may be explained by their class."""
+    silent = [name for name, _, words in _public_functions(file) if not words.strip()]
+    assert not silent
+
+
 @pytest.mark.parametrize("file", _MATHS, ids=_name)
 def test_arrays_of_public_functions_say_their_shape(file):
     """A bare Array in a signature is fine where the docstring gives the shape, as in [B H W C]."""

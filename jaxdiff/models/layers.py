@@ -102,9 +102,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         pad = ((0, 1), (0, 1)) if self.pad_after else ((1, 1), (1, 1))
-        conv = nn.Conv(
-            self.features, (3, 3), strides=2, padding=pad, dtype=self.dtype, name="conv"
-        )
+        conv = nn.Conv(self.features, (3, 3), strides=2, padding=pad, dtype=self.dtype, name="conv")
         return conv(x)
 
 
@@ -144,9 +142,9 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each pre-norm and residual: [B N C] -> [B N C].
+    """Self-attention, cross-attention and feed-forward, each pre-norm and residual.
 
-    The context is [B T D].
+    [B N C] -> [B N C], with a context [B T D].
     """
 
     heads: int

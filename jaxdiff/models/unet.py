@@ -27,7 +27,6 @@ from jaxdiff.models.layers import (
     sinusoidal_embedding,
 )
 
-
 _BLOCK_TYPES = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
