@@ -75,9 +75,7 @@ emoji64 = TrainConfig(
         noise=NoiseConfig(schedule="cosine", prediction="v"),
         levels="stratified",
     ),
-    data=DataConfig(
-        source="emoji/permissive", resolution=64, batch_size=32, loosen_captions=0.15
-    ),
+    data=DataConfig(source="emoji/permissive", resolution=64, batch_size=32, loosen_captions=0.15),
     num_steps=60_000,
     optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=500),
     ema=EMAConfig(decay=0.9995),
@@ -111,15 +109,16 @@ tiny = replace(
     num_steps=400,
     optimizer=replace(emoji64.optimizer, learning_rate=2e-3, warmup_steps=50),
     ema=EMAConfig(decay=0.99),
-    preview=replace(
-        emoji64.preview, every=200, prompts=("a big red circle", "a small blue star")
-    ),
+    preview=replace(emoji64.preview, every=200, prompts=("a big red circle", "a small blue star")),
     log_every=20,
     checkpoint_every=100,
 )
 
 PRESETS = {
     "tiny": ("Coloured shapes, in a minute on a laptop.", tiny),
-    "emoji64-vae": ("The autoencoder of emoji64: 64 x 64 pictures, 8 x 8 x 16 latents.", emoji64_vae),
+    "emoji64-vae": (
+        "The autoencoder of emoji64: 64 x 64 pictures, 8 x 8 x 16 latents.",
+        emoji64_vae,
+    ),
     "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
 }

@@ -1,4 +1,4 @@
-"""The autoencoder's part of a model directory alone: what it is trained into and latents come from."""
+"""The autoencoder's part of a model directory alone: trained into, and latents taken from."""
 
 import dataclasses
 from pathlib import Path

@@ -29,9 +29,7 @@ SHAPES = ("circle", "ring", "square", "star", *CORNERS)
 SIZES = {"small": 0.26, "big": 0.42}
 
 # One pair in eight is never seen in training, its colour and its shape are.
-HELD_OUT = {
-    (colour, SHAPES[(3 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS)
-}
+HELD_OUT = {(colour, SHAPES[(3 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS)}
 _COUNT = {"train": 4096, "heldout": 256}
 _SUPERSAMPLING = 4
 

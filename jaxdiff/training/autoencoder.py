@@ -1,6 +1,6 @@
 """The autoencoder's objective (Rombach et al. 2022, section 3.1, without the adversary).
 
-    L = w1 |x - y| + w2 (x - y)^2 + wg |dx - dy| + wk KL(q(z | x) || N(0, I))                     (1)
+    L = w1 |x - y| + w2 (x - y)^2 + wg |dx - dy| + wk KL(q(z | x) || N(0, I))                    (1)
 
 each a mean over pixels or latent elements; dx are differences of neighbouring pixels.
 
@@ -68,9 +68,7 @@ def autoencoder_objective(
         z = jnp.zeros((1, latent_size, latent_size, latents))
         return model.init(key, x, z)["params"]
 
-    def loss(
-        params: Params, frozen: Params, batch: Batch, keys: StepKeys
-    ) -> tuple[Array, Metrics]:
+    def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
         x = from_uint8(batch["image"])
         each = jax.vmap(lambda key: named_keys(key, "z")["z"])(keys.examples)
         noise = normal_each(each, (latent_size, latent_size, latents))

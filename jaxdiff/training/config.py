@@ -1,4 +1,4 @@
-"""What a training run is made of, as frozen dataclasses; they are the command line and `config.json`."""
+"""What a run is made of, as frozen dataclasses: the command line and `config.json` alike."""
 
 import dataclasses
 import json

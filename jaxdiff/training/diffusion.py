@@ -1,6 +1,6 @@
 """The diffusion objective: a text encoder and a UNet on the latents of a frozen autoencoder.
 
-    z_0 = s (mean(x) + std(x) n),   L = w(t) |net(z_t, t, text(caption)) - target|^2              (1)
+    z_0 = s (mean(x) + std(x) n),   L = w(t) |net(z_t, t, text(caption)) - target|^2             (1)
 
 (Rombach et al. 2022, eq. 3), with the scale s of the autoencoder's config.
 
@@ -79,9 +79,7 @@ def diffusion_objective(
         mean, log_variance = vae.apply({"params": frozen}, from_uint8(images), method="encode")
         return scale * (mean + jnp.exp(0.5 * log_variance) * normal_each(keys, shape))
 
-    def loss(
-        params: Params, frozen: Params, batch: Batch, keys: StepKeys
-    ) -> tuple[Array, Metrics]:
+    def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
         each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
         z0 = encode(frozen, batch["image"], each["z"])
         context = context_of(params, batch["tokens"])
@@ -161,5 +159,3 @@ def _tokenizer(config: DiffusionObjective, source: Source, workdir: Path) -> Tok
             f"{tokenizer.eos_id}; set it to that"
         )
     return tokenizer
-
-

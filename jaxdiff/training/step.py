@@ -117,9 +117,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(ema, state.step)
-        average = jax.tree.map(
-            lambda a, p: decay * a + (1 - decay) * p, state.ema_params, params
-        )
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema_params, params)
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),

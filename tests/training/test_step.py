@@ -61,7 +61,9 @@ def test_average_is_the_formula_and_starts_as_a_copy():
         average = decay * average + (1 - decay) * float(state.params["w"])
         np.testing.assert_allclose(state.ema_params["w"], average, rtol=1e-6)
     first = states[0]
-    assert first.params["w"].unsafe_buffer_pointer() != first.ema_params["w"].unsafe_buffer_pointer()
+    assert (
+        first.params["w"].unsafe_buffer_pointer() != first.ema_params["w"].unsafe_buffer_pointer()
+    )
 
 
 def test_average_without_warm_up_has_the_full_decay_at_once():
@@ -71,7 +73,8 @@ def test_average_without_warm_up_has_the_full_decay_at_once():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "halfway", "end"), [("constant", 1, 1), ("cosine", 0.55, 0.1), ("linear", 0.55, 0.1)]
+    ("schedule", "halfway", "end"),
+    [("constant", 1, 1), ("cosine", 0.55, 0.1), ("linear", 0.55, 0.1)],
 )
 def test_learning_rate_warms_up_and_ends_where_it_should(schedule, halfway, end):
     config = OptimizerConfig(
