@@ -7,23 +7,32 @@
 Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.convert.model_dir import Model, save_model
 from jaxdiff.data.sources import Source, captions_of
 from jaxdiff.data.tokenizer import Tokenizer
-from jaxdiff.diffusion.losses import diffusion_loss, make_levels, make_weighting
+from jaxdiff.diffusion.losses import (
+    Levels,
+    Weighting,
+    diffusion_loss,
+    make_levels,
+    make_weighting,
+)
 from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder, TextEncoder, UNet
 from jaxdiff.models.autoencoder import from_uint8
+from jaxdiff.pipelines.text_to_image import TextToImage
 from jaxdiff.rng import named_keys, normal_each
 from jaxdiff.training.config import DiffusionObjective, TrainConfig
-from jaxdiff.training.objective import Objective
+from jaxdiff.training.objective import Objective, tile
 from jaxdiff.training.step import Batch, Metrics, Params, StepKeys
 
 
@@ -109,8 +118,8 @@ def diffusion_objective(
         )
         return losses, {}
 
-    def export(directory: Path, params: Params, facts: dict) -> None:
-        model = Model(
+    def as_model(params: Params, facts: dict) -> Model:
+        return Model(
             config.unet,
             params["unet"],
             vae_config,
@@ -121,17 +130,42 @@ def diffusion_objective(
             noise=config.noise,
             meta=facts,
         )
-        save_model(directory, model)
 
-    return Objective(init, vae_params, loss, tokenizer, lambda *_: None, export)
+    def export(directory: Path, params: Params, facts: dict) -> None:
+        save_model(directory, as_model(params, facts))
+
+    preview = _preview(run, as_model({"unet": {}, "text_encoder": {}}, {}))
+    return Objective(init, vae_params, loss, tokenizer, preview, export)
 
 
-def _levels(config: DiffusionObjective) -> object:
+def _preview(run: TrainConfig, model: Model) -> Callable[[Params, Params], np.ndarray | None]:
+    """Draw every prompt with every seed, by the pipeline that sampling uses."""
+    config, pipe = run.preview, TextToImage(model, dtype=run.dtype)
+    seeds = np.repeat(np.arange(config.rows), len(config.prompts)).tolist()
+    prompts = list(config.prompts) * config.rows
+
+    def preview(params: Params, frozen: Params) -> np.ndarray | None:
+        if not prompts:
+            return None
+        pipe.replace(**params)
+        images = pipe(
+            prompts,
+            seeds,
+            sampler="ddim",
+            num_steps=config.num_steps,
+            guidance_scale=config.guidance_scale,
+        )
+        return tile(images, len(config.prompts))
+
+    return preview
+
+
+def _levels(config: DiffusionObjective) -> Levels:
     options = {"n": config.noise.num_timesteps} if config.levels == "discrete" else {}
     return make_levels(config.levels, **options)
 
 
-def _weighting(config: DiffusionObjective) -> object:
+def _weighting(config: DiffusionObjective) -> Weighting:
     options = {"gamma": config.min_snr_gamma} if config.weighting == "min_snr" else {}
     return make_weighting(config.weighting, **options)
 

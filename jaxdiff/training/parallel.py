@@ -65,9 +65,7 @@ def pmap_runner() -> Runner:
         return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
     return Runner(
-        put=jax.pmap(lambda tree: tree, in_axes=None, axis_size=devices)
-        if devices == 1
-        else lambda tree: jax.pmap(lambda x: x)(stack(tree)),
+        put=lambda tree: jax.pmap(lambda x: x)(stack(tree)),
         get=one_copy,
         put_batch=lambda batch: {
             name: rows.reshape(devices, -1, *rows.shape[1:]) for name, rows in batch.items()
