@@ -29,6 +29,6 @@ def expand(level: Level, like: Array) -> Array:
 
 
 def divide(a: Array, b: Array, otherwise: float = 0.0) -> Array:
-    """The quotient a / b where b > 0, else `otherwise`; safe to differentiate at b = 0."""
+    """The elementwise a / b where b > 0, else `otherwise`; safe to differentiate at b = 0."""
     positive = b > 0
     return jnp.where(positive, a / jnp.where(positive, b, 1.0), otherwise)

@@ -144,12 +144,12 @@ def edm_weight(sigma_data: float = 0.5) -> Weighting:
 
 
 def sigmoid(bias: float = 0.0) -> Weighting:
-    """sigmoid(bias - log_snr) on the eps error.
+    """The sigmoid of bias - log_snr on the eps error.
 
-    Kingma & Gao 2023, section 4.2 (their w; the factor -d log_snr / dt belongs to the density of
-    the levels); Hoogeboom et al. 2024 (SiD2), eq. 7. sigmoid(bias - log_snr) =
-    e^bias sigma^2 / (alpha^2 + e^bias sigma^2), and the eps gain becomes the x0 gain where
-    alpha > sigma, so that neither end divides by zero.
+    Kingma & Gao 2023, table 1 (their w; the factor -d log_snr / dt belongs to the density of the
+    levels), also the sigmoid loss of Hoogeboom et al. 2024 (SiD2). With sigmoid(bias - log_snr) =
+    e^bias sigma^2 / (alpha^2 + e^bias sigma^2), and the eps gain replaced by the x0 gain where
+    alpha > sigma, neither end divides by zero.
     """
 
     def weight(alpha: Array, sigma: Array, prediction: Prediction) -> Array:

@@ -124,7 +124,7 @@ def get_prediction(prediction: str | Prediction) -> Prediction:
 def to_x0(
     prediction: str | Prediction, out: Array, x_t: Array, alpha: Array, sigma: Array
 ) -> Float[Array, "B ..."]:
-    """x0 from a network's output; 0 for eps at alpha = 0."""
+    """x0 [B ...] from a network's output; 0 for eps at alpha = 0."""
     alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
     return get_prediction(prediction).to_x0(out, x_t, alpha, sigma)
 
@@ -132,7 +132,7 @@ def to_x0(
 def to_eps(
     prediction: str | Prediction, out: Array, x_t: Array, alpha: Array, sigma: Array
 ) -> Float[Array, "B ..."]:
-    """Eps from a network's output: (x_t - alpha x0) / sigma, 0 where sigma = 0."""
+    """Eps [B ...] from a network's output: (x_t - alpha x0) / sigma, 0 where sigma = 0."""
     if get_prediction(prediction) is EPS:
         return out
     x0 = to_x0(prediction, out, x_t, alpha, sigma)
@@ -140,14 +140,14 @@ def to_eps(
 
 
 def eps_of_x0(x0: Array, x_t: Array, alpha: Array, sigma: Array) -> Float[Array, "B ..."]:
-    """Eps that takes x0 to x_t: (x_t - alpha x0) / sigma, 0 where sigma = 0."""
+    """Eps [B ...] that takes x0 to x_t: (x_t - alpha x0) / sigma, 0 where sigma = 0."""
     return divide(x_t - expand(alpha, x_t) * x0, expand(sigma, x_t))
 
 
 def target(
     prediction: str | Prediction, x0: Array, eps: Array, alpha: Array, sigma: Array
 ) -> Float[Array, "B ..."]:
-    """What the network should output for this x0 and eps."""
+    """What the network should output for this x0 and eps, [B ...]."""
     alpha, sigma = expand(alpha, x0), expand(sigma, x0)
     return get_prediction(prediction).target(x0, eps, alpha, sigma)
 

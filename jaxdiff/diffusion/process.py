@@ -43,6 +43,10 @@ class Process(NamedTuple):
     """factor -> the same process with sigma / alpha multiplied by it; see `resolution_shift`."""
     prior_std: float
     """Standard deviation of x at t = 1."""
+    num_levels: int = 1000
+    """N: the level k of `leading`, `trailing` and `linspace` grids is t = k / N."""
+    discrete: bool = False
+    """Whether grids of those kinds keep to these levels, on which alone the network was trained."""
 
 
 # ---------------------------------------------------------------- what follows from alpha and sigma
@@ -75,7 +79,7 @@ def q_sample(
 
 
 def rates(process: Process, t: Array) -> tuple[Array, Array]:
-    """The time derivatives (alpha'(t), sigma'(t)), by forward differentiation."""
+    """The time derivatives (alpha'(t), sigma'(t)), any shape, by forward differentiation."""
     one = jnp.ones_like(t)
     return jax.jvp(process.alpha, (t,), (one,))[1], jax.jvp(process.sigma, (t,), (one,))[1]
 
@@ -94,9 +98,10 @@ def velocity(
 
 
 def drift_and_diffusion(process: Process, t: Array) -> tuple[Array, Array]:
-    """(f, g^2) of dx = f(t) x dt + g(t) dw: f = alpha'/alpha, g^2 = (sigma^2)' - 2 f sigma^2.
+    """The f and g^2, any shape, of the forward SDE dx = f(t) x dt + g(t) dw.
 
-    Kingma et al. 2021, eq. 9 of appendix; infinite at alpha = 0, where f is given as -inf.
+    f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2 (Lu et al. 2022, DPM-Solver, section 2.1).
+    At alpha = 0 f is -inf.
     """
     alpha, sigma = process.alpha(t), process.sigma(t)
     d_alpha, d_sigma = rates(process, t)
@@ -108,8 +113,9 @@ def drift_and_diffusion(process: Process, t: Array) -> tuple[Array, Array]:
 def resolution_shift(process: Process, shift: float) -> Process:
     """Multiply sigma / alpha by `shift`: log_snr - 2 log(shift) at every t.
 
-    Hoogeboom et al. 2023 (simple diffusion), eq. 4, with shift = d / 64 for side d; for `flow` it
-    is the t-shift of Esser et al. 2024 (SD3), eq. 23, with shift = sqrt(pixels / base pixels).
+    Hoogeboom et al. 2023 (simple diffusion), section 3.1, with shift = d / 64 for side d; for
+    `flow` it is the t-shift of Esser et al. 2024 (SD3), eq. 23, with shift = sqrt(m / n) for m
+    pixels instead of n.
     """
     return process.shifted(shift)
 
@@ -122,8 +128,8 @@ def vp(betas: np.ndarray, shift: float = 1.0) -> Process:
 
     Level i has alpha_bar = prod(1 - beta_0..i) (Ho et al. 2020, eq. 4) and sits at
     t = (i + 1) / N; t = 0 is clean data, alpha = 1. The values at these knots are exact. Between
-    two knots log-SNR is linear in t, as k-diffusion and diffusers interpolate; in the first interval,
-    and in the last one under zero terminal SNR, where log-SNR is infinite, the angle
+    two knots log-SNR is linear in t, as k-diffusion and diffusers interpolate; in the first
+    interval, and in the last one under zero terminal SNR, where log-SNR is infinite, the angle
     atan(sigma / alpha) is linear.
 
     Args:
@@ -142,6 +148,8 @@ def vp(betas: np.ndarray, shift: float = 1.0) -> Process:
         inverse=table.inverse,
         shifted=lambda factor: vp(betas, shift * factor),
         prior_std=1.0,
+        num_levels=table.n,
+        discrete=True,
     )
 
 

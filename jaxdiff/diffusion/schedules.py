@@ -31,7 +31,7 @@ def betas_cosine(n: int = 1000, offset: float = 0.008, largest: float = 0.999) -
 
 
 def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    """Rescale so that alpha_bar ends at exactly 0 (Lin et al. 2023, algorithm 1).
+    """Rescale betas [n] so that alpha_bar ends at exactly 0 (Lin et al. 2023, algorithm 1).
 
     sqrt(alpha_bar) is moved down by its last value and stretched back to its first.
     """
