@@ -25,6 +25,20 @@ def parse_or_explain(parse: Callable[[], T]) -> T:
     except SystemExit as leave:
         if not leave.code:
             raise
-        plain = re.sub(r"\x1b\[[0-9;]*m|[│─╭╮╰╯┌┐└┘|]", " ", caught.getvalue())
-        lines = [" ".join(line.split()) for line in plain.splitlines()]
-        raise UserError("; ".join(line for line in lines if line)) from None
+        raise UserError(_first_part(caught.getvalue())) from None
+
+
+def _first_part(box: str) -> str:
+    """What a box of tyro's says below its title, and which option it thinks was meant.
+
+    The box is drawn in Unicode, its title in the upper edge, or, where the terminal has none, in
+    ASCII, its title above a rule.
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).strip()
+    lines = [" ".join(re.sub("[│╰╯]", " ", line).split()) for line in plain.splitlines()]
+    rules = [i for i, line in enumerate(lines) if line.startswith("╭") or not line.strip("─-")]
+    first = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else lines
+    said = " ".join(first)
+    if "Perhaps you meant:" in lines:
+        said += f"; perhaps you meant {lines[lines.index('Perhaps you meant:') + 1]}"
+    return said

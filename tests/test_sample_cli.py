@@ -99,7 +99,7 @@ def test_a_long_prompt_says_what_was_cut(run):
 MISTAKES = {
     "sampler": (["cat", "--sampler", "eular"], "did you mean 'euler'"),
     "schedule": (["cat", "--schedule", "linear"], "unknown schedule 'linear'"),
-    "flag": (["cat", "--stepz", "3"], "Unrecognized options: --stepz"),
+    "flag": (["cat", "--samplr", "lcm"], "--samplr, lcm; perhaps you meant --sampler"),
     "steps": (["cat", "--steps", "0"], "at least 1"),
     "no prompt": ([], "nothing to draw"),
     "empty prompts file": (["--prompts-file", "empty.txt"], "holds no prompt"),

@@ -66,8 +66,8 @@ class NoiseConfig:
     """Standard deviation of the data, for prediction edm."""
     spacing: str = "trailing"
     """Grid that sampling uses unless told otherwise: leading, trailing, linspace, karras, ..."""
-    steps_offset: int = 0
-    """Added to the timesteps of the grid leading (Stable Diffusion 1.x and 2.x: 1)."""
+    steps_offset: int = 1
+    """Added to the timesteps of the grid leading, as Stable Diffusion does."""
 
     def __post_init__(self) -> None:
         """Refuse what the schedule would ignore."""

@@ -4,63 +4,33 @@ Only shapes, the sampler and the number of steps are compiled in: another prompt
 noise schedule compiles nothing. A picture depends on its own prompt and seed alone, not on the
 pictures beside it.
 
-Axis legend: B pictures, T tokens, D text width, H W pixels, h w Z latents, N steps, S steps shown.
+Axis legend: B pictures, H W pixels, h w Z latents, S steps shown.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from jaxdiff.convert import Model, load_model, model_hash
 from jaxdiff.data.tokenizer import Tokenizer
-from jaxdiff.diffusion.grids import Grid, make_grid
-from jaxdiff.diffusion.guidance import classifier_free_batched
-from jaxdiff.diffusion.prediction import denoiser
-from jaxdiff.diffusion.samplers import initial_noise, make_sampler, sample
+from jaxdiff.diffusion.grids import make_grid
 from jaxdiff.errors import UserError, choose
-from jaxdiff.models import Autoencoder, TextEncoder, UNet
-from jaxdiff.models.autoencoder import to_uint8
+from jaxdiff.pipelines.draw import Controls, Rows, draw
 from jaxdiff.pipelines.jobs import MAX_SEED
 from jaxdiff.pipelines.settings import Settings, with_changes
 from jaxdiff.provenance import Recipe
-from jaxdiff.rng import image_keys
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-SHOWN_STEPS = 8  # columns of a strip of x0 predictions
 PER_DEVICE = 8  # pictures at a time
-
-
-class Inputs(NamedTuple):
-    """What changes from call to call without compiling."""
-
-    ids: Int[Array, "B T"]
-    """Token ids of the prompts."""
-    negative_ids: Int[Array, "B T"]
-    """Token ids of the negative prompts."""
-    seeds: Int[Array, " B"]
-    """Seeds in [0, 2^32)."""
-    latents: Float[Array, "B h w Z"] | None
-    """Noise to start from instead of the seeds' own."""
-
-
-class Controls(NamedTuple):
-    """The same for every picture of a call."""
-
-    guidance_scale: Float[Array, ""]
-    """1 is off."""
-    guidance_rescale: Float[Array, ""]
-    """0 is off."""
-    grid: Grid
-    """Noise levels."""
 
 
 class TextToImage:
@@ -81,7 +51,7 @@ class TextToImage:
     def __init__(
         self, model: Model, *, dtype: str = "float32", name: str = "", digest: str = ""
     ) -> None:
-        self.model, self.dtype, self.digest = model, choose("dtype", dtype, DTYPES), digest
+        self.dtype, self.digest = choose("dtype", dtype, DTYPES), digest
         self.name = model.meta.get("name") or name
         self.defaults = _default_settings(model)
         """Settings that this model draws best with."""
@@ -91,10 +61,18 @@ class TextToImage:
             "unet": model.unet_params,
             "vae": model.vae_params,
         }
-        self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        self.params: dict[str, Any] = {}
+        """Parameters of the three networks, on every device."""
+        self.replace(**params)
+        self.model = dataclasses.replace(model, text_params={}, unet_params={}, vae_params={})
+        """Shapes, tokenizer and noise; the parameters are in `params`, once."""
         self._draw = jax.jit(
-            functools.partial(_draw, model, DTYPES[dtype]), static_argnames=("sampler", "show")
+            functools.partial(draw, self.model, DTYPES[dtype]), static_argnames=("sampler", "show")
         )
+
+    def replace(self, **params: Any) -> None:
+        """Draw with other parameters from now on, of the same shapes: `replace(unet=average)`."""
+        self.params |= jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
 
     @classmethod
     def load(cls, directory: str | Path, dtype: str = "float32") -> "TextToImage":
@@ -185,7 +163,7 @@ class TextToImage:
                 raise UserError(f"seed {seed} is out of range; give 0 to {MAX_SEED}")
         ids = self.model.tokenizer(prompts)
         negative = np.repeat(self.model.tokenizer([settings.negative_prompt]), len(ids), axis=0)
-        rows = Inputs(ids, negative, np.asarray(seeds, np.uint32), latents)
+        rows = Rows(ids, negative, np.asarray(seeds, np.uint32), latents)
         noise = self.model.noise
         controls = Controls(
             np.float32(settings.guidance_scale),
@@ -206,7 +184,7 @@ class TextToImage:
         return np.concatenate(pixels), np.concatenate(steps) if show else None
 
     def _batch(
-        self, rows: Inputs, controls: Controls, sampler: str, show: bool
+        self, rows: Rows, controls: Controls, sampler: str, show: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Draw one batch, padded to a power of two of pictures per device: few shapes compile."""
         count, devices = len(rows.seeds), self._mesh.size
@@ -214,61 +192,20 @@ class TextToImage:
         take = np.minimum(np.arange(per_device * devices), count - 1)  # repeats the last row
         padded = jax.tree.map(lambda array: np.asarray(array)[take], rows)
         padded = jax.device_put(padded, NamedSharding(self._mesh, PartitionSpec("data")))
-        pixels, steps = self._draw(self._params, padded, controls, sampler=sampler, show=show)
+        pixels, steps = self._draw(self.params, padded, controls, sampler=sampler, show=show)
         shown = np.asarray(steps).swapaxes(0, 1)[:count] if show else None
         return np.asarray(pixels)[:count], shown
-
-
-def _draw(
-    model: Model,
-    dtype: DTypeLike,
-    params: dict[str, Any],
-    rows: Inputs,
-    controls: Controls,
-    *,
-    sampler: str,
-    show: bool,
-) -> tuple[Array, Array | None]:
-    """The jitted function: pixels [B H W 3] and, if shown, x0 predictions [S B H W 3], uint8."""
-    size = model.unet_config.sample_size
-    keys, grid = image_keys(rows.seeds), controls.grid
-    shape = (size, size, model.unet_config.in_channels)
-    x = initial_noise(keys, shape, grid)
-    if rows.latents is not None:
-        x = rows.latents * jnp.sqrt(grid.alpha[0] ** 2 + grid.sigma[0] ** 2)
-    ids = jnp.concatenate([rows.ids, rows.negative_ids])
-    text = TextEncoder(model.text_config, dtype)
-    context = text.apply({"params": params["text_encoder"]}, ids).last_hidden
-    unet = UNet(model.unet_config, dtype)
-
-    def net(x_t: Array, timestep: Array) -> Array:
-        return unet.apply({"params": params["unet"]}, x_t, timestep, context)
-
-    def decode(z: Array) -> Array:
-        z = z / model.vae_config.scaling_factor
-        vae = Autoencoder(model.vae_config, dtype)
-        return to_uint8(vae.apply({"params": params["vae"]}, z, method="decode"))
-
-    denoise = classifier_free_batched(
-        denoiser(net, model.noise.process(), model.noise.prediction_row()),
-        controls.guidance_scale,
-        rescale=controls.guidance_rescale,
-    )
-    method = make_sampler(sampler)
-    if not show:
-        return decode(sample(denoise, method, grid, x, keys)), None
-    z, trace = sample(denoise, method, grid, x, keys, with_x0_trace=True)
-    steps = np.linspace(0, grid.n - 1, min(grid.n, SHOWN_STEPS)).round().astype(int)
-    return decode(z), jax.lax.map(decode, trace[steps])
 
 
 def _default_settings(model: Model) -> Settings:
     """The library's defaults, the model's noise schedule, and what the model's card recommends."""
     recommended = model.meta.get("sampling", {})
+    for name in recommended:
+        choose("setting in jaxdiff.json", name, [f.name for f in dataclasses.fields(Settings)])
     return with_changes(Settings(schedule=model.noise.spacing), recommended)
 
 
-def _rows(rows: Inputs, start: int, stop: int) -> Inputs:
+def _rows(rows: Rows, start: int, stop: int) -> Rows:
     return jax.tree.map(lambda array: array[start:stop], rows)
 
 

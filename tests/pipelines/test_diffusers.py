@@ -22,7 +22,7 @@ def _theirs(directory, prompts, latents, **options):
     import torch
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(directory, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(directory)
     pipe.set_progress_bar_config(disable=True)
     noise = torch.tensor(np.ascontiguousarray(latents.transpose(0, 3, 1, 2)))
     images = pipe(prompts, latents=noise, output_type="np", **options).images

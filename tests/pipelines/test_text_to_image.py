@@ -55,10 +55,10 @@ def test_pictures_are_uint8_and_differ_by_prompt_and_seed(pipe):
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a"])
 def test_batch_and_position_do_not_change_a_picture(pipe, sampler):
     settings = FEW | {"sampler": sampler}
-    prompts = PROMPTS * 5
-    seeds = list(range(20))
+    prompts = PROMPTS * 3
+    seeds = list(range(12))
     together = pipe(prompts, seeds, **settings)
-    for i in (0, 3, 11, 19):
+    for i in (0, 3, 11):
         alone = pipe(prompts[i], [seeds[i]], **settings)
         assert _levels_apart(alone[0], together[i]) <= 1
     turned = pipe(prompts[::-1], seeds[::-1], **settings)
@@ -105,8 +105,9 @@ def test_guidance_of_one_ignores_the_negative_prompt(pipe):
     assert _levels_apart(own, plain[:1]) <= 1  # pushed away from itself: nowhere
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_draws(pipe, sampler):
+@pytest.mark.parametrize("sampler", ["heun", "unipc", "dpmpp_sde", "lcm"])
+def test_samplers_of_every_family_draw(pipe, sampler):
+    assert sampler in SAMPLERS
     assert pipe("cat", [0], sampler=sampler, num_steps=3).std() > 0
 
 
@@ -172,6 +173,9 @@ def test_a_model_recommends_its_settings(tiny_model):
     assert (recipe.sampler, recipe.num_steps, recipe.seed) == ("heun", 5, 3)
     assert (recipe.model, recipe.licence) == ("tiny", "CC0-1.0")
     assert recipe.versions["jax"] == jax.__version__
+    wrong = dataclasses.replace(tiny_model, meta={"sampling": {"cfg": 2.0}})
+    with pytest.raises(UserError, match="unknown setting"):
+        TextToImage(wrong)
 
 
 def test_importing_the_pipeline_is_light():
