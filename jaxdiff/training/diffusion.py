@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxdiff.convert.autoencoder import load_autoencoder
-from jaxdiff.convert.model_dir import Model, save_model
+from jaxdiff.convert.merge import parameter_shapes
+from jaxdiff.convert.model_dir import Model, load_model, save_model
 from jaxdiff.data.sources import Source, captions_of
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.diffusion.losses import (
@@ -70,7 +71,11 @@ def diffusion_objective(
     size, scale = run.data.resolution // vae_config.downscale, vae_config.scaling_factor
     shape = (size, size, vae_config.latent_channels)
 
+    start = None if config.init is None else _start(config)
+
     def init(key: Array) -> Params:
+        if start is not None:
+            return start
         keys = named_keys(key, "unet", "text_encoder")
         ids = jnp.zeros((1, config.text_encoder.max_position_embeddings), jnp.int32)
         context = jnp.zeros((*ids.shape, config.text_encoder.hidden_size))
@@ -138,6 +143,20 @@ def diffusion_objective(
     return Objective(init, vae_params, loss, tokenizer, preview, export)
 
 
+def _start(config: DiffusionObjective) -> Params:
+    """The networks of the model directory `config.init`, which must have the config's shapes."""
+    model = load_model(config.init)
+    for name, ours, theirs in (
+        ("unet", config.unet, model.unet_config),
+        ("text_encoder", config.text_encoder, model.text_config),
+    ):
+        if parameter_shapes(ours) != parameter_shapes(theirs):
+            raise UserError(
+                f"objective.init={config.init}: its {name} has other shapes than objective.{name}"
+            )
+    return {"unet": model.unet_params, "text_encoder": model.text_params}
+
+
 def _preview(run: TrainConfig, model: Model) -> Callable[[Params, Params], np.ndarray | None]:
     """Draw every prompt with every seed, by the pipeline that sampling uses."""
     config, pipe = run.preview, TextToImage(model, dtype=run.dtype)
@@ -173,9 +192,9 @@ def _weighting(config: DiffusionObjective) -> Weighting:
 def _tokenizer(config: DiffusionObjective, source: Source, workdir: Path) -> Tokenizer:
     """The tokenizer of the config or of the run so far, or one trained on the captions."""
     text = config.text_encoder
-    kept = workdir / "tokenizer"
-    if config.tokenizer is not None:
-        tokenizer = Tokenizer.load(config.tokenizer / "tokenizer")
+    kept, given = workdir / "tokenizer", config.tokenizer or config.init
+    if given is not None:
+        tokenizer = Tokenizer.load(given / "tokenizer")
     elif kept.is_dir():
         tokenizer = Tokenizer.load(kept)
     else:
