@@ -63,6 +63,7 @@ def autoencoder_objective(
     size, latents = samples.shape[1], config.autoencoder.latent_channels
     latent_size = size // config.autoencoder.downscale
 
+    @jax.jit
     def init(key: Array) -> Params:
         x = jnp.zeros((1, size, size, config.autoencoder.in_channels))
         z = jnp.zeros((1, latent_size, latent_size, latents))

@@ -76,8 +76,11 @@ class DiffusionObjective:
     """Forward process and prediction."""
     autoencoder: Path = Path("models/emoji64")
     """Model directory whose `vae/` makes the latents."""
+    init: Path | None = None
+    """Model directory whose networks and tokenizer training starts from; None starts anew."""
     tokenizer: Path | None = None
-    """Model directory whose `tokenizer/` is used; None trains one on the captions."""
+    """Model directory whose `tokenizer/` is used; None takes that of `init`, or trains one on the
+    captions."""
     levels: Literal["uniform", "stratified", "logit_normal", "edm_lognormal", "discrete"] = (
         "discrete"
     )

@@ -71,11 +71,8 @@ def diffusion_objective(
     size, scale = run.data.resolution // vae_config.downscale, vae_config.scaling_factor
     shape = (size, size, vae_config.latent_channels)
 
-    start = None if config.init is None else _start(config)
-
-    def init(key: Array) -> Params:
-        if start is not None:
-            return start
+    @jax.jit
+    def fresh(key: Array) -> Params:
         keys = named_keys(key, "unet", "text_encoder")
         ids = jnp.zeros((1, config.text_encoder.max_position_embeddings), jnp.int32)
         context = jnp.zeros((*ids.shape, config.text_encoder.hidden_size))
@@ -139,6 +136,8 @@ def diffusion_objective(
     def export(directory: Path, params: Params, facts: dict) -> None:
         save_model(directory, as_model(params, facts))
 
+    start = None if config.init is None else _start(config)
+    init = fresh if start is None else lambda key: start
     preview = _preview(run, as_model({"unet": {}, "text_encoder": {}}, {}))
     return Objective(init, vae_params, loss, tokenizer, preview, export)
 

@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> TrainState:
     # -- state
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     key = jax.random.key(config.seed)
-    params = jax.jit(objective.init)(jax.random.fold_in(key, np.uint32(0xFFFFFFFF)))
+    params = objective.init(jax.random.fold_in(key, np.uint32(0xFFFFFFFF)))
     fresh = init_state(params, optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
     placed = jax.device_put(fresh, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))

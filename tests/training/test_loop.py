@@ -145,6 +145,26 @@ def test_the_export_is_the_average_and_loads(autoencoder_run, tmp_path):
     )
 
 
+def test_training_goes_on_from_an_exported_model(diffusion_run, tmp_path):
+    first = train(replace(diffusion_run, num_steps=3, export=tmp_path / "out"))
+    objective = replace(diffusion_run.objective, init=tmp_path / "out")
+    still = replace(diffusion_run.optimizer, learning_rate=0.0)
+    second = train(
+        replace(
+            diffusion_run,
+            objective=objective,
+            optimizer=still,
+            num_steps=1,
+            workdir=tmp_path / "second",
+        )
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-3),
+        jax.device_get(first.ema_params),
+        jax.device_get(second.params),
+    )
+
+
 def test_config_json_holds_every_field(autoencoder_run):
     train(replace(autoencoder_run, num_steps=1))
     written = json.loads((autoencoder_run.workdir / "config.json").read_text())
