@@ -83,3 +83,4 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], dtype: DTypeLike) 
         if not np.isfinite(array.astype(np.float32)).all():
             raise ValueError(f"{name} is not finite as {np.dtype(dtype).name}; nothing written")
     save_file(stored, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # the library makes files that only their owner can read
