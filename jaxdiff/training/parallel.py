@@ -58,17 +58,20 @@ def pmap_runner() -> Runner:
     """Pmap over all devices; every array of the state has a leading device axis."""
     devices = jax.local_device_count()
 
+    one_each = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+
     def stack(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (devices, *jnp.shape(x))), tree)
+        stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (devices, *jnp.shape(x))), tree)
+        return jax.device_put(stacked, one_each)
 
     def one_copy(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
     return Runner(
-        put=lambda tree: jax.pmap(lambda x: x)(stack(tree)),
+        put=stack,
         get=one_copy,
         put_batch=lambda batch: {
-            name: rows.reshape(devices, -1, *rows.shape[1:]) for name, rows in batch.items()
+            name: rows.reshape(devices, len(rows) // devices, *rows.shape[1:]) for name, rows in batch.items()
         },
         jit=lambda step: jax.pmap(step, axis_name=AXIS, donate_argnums=0),
         axis_name=AXIS,
