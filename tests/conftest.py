@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tests want eight devices, which
 platform.configure(host_devices=8)
 
 # Annotations such as Float[Array, "B H W C"] are checked at every call, here and nowhere else.
-install_import_hook("jaxdiff", "beartype.beartype")
+install_import_hook("jaxdiff", "typecheck.check")
 
 _PARITY = ("torch", "diffusers", "transformers")
 
