@@ -7,13 +7,15 @@
 Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Key, UInt8
 
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.convert.merge import parameter_shapes
@@ -34,7 +36,22 @@ from jaxdiff.pipelines.text_to_image import TextToImage
 from jaxdiff.rng import named_keys, normal_each
 from jaxdiff.training.config import DiffusionObjective, TrainConfig
 from jaxdiff.training.objective import Objective, tile
-from jaxdiff.training.step import Batch, Metrics, Params, StepKeys
+from jaxdiff.training.step import Batch, LossFn, Metrics, Params, StepKeys
+
+
+class Networks(NamedTuple):
+    """The three networks of latent diffusion, without their parameters."""
+
+    vae: Autoencoder
+    unet: UNet
+    text_encoder: TextEncoder
+    latent_shape: tuple[int, int, int]
+    """(h, w, Z)."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens T of an encoded caption."""
+        return self.text_encoder.config.max_position_embeddings
 
 
 def diffusion_objective(
@@ -63,62 +80,13 @@ def diffusion_objective(
             f"{config.autoencoder} have {vae_config.latent_channels} channels"
         )
     tokenizer = _tokenizer(config, source, workdir)
-    vae, unet = Autoencoder(vae_config, dtype), UNet(config.unet, dtype)
-    text_encoder = TextEncoder(config.text_encoder, dtype)
-    process = config.noise.process()
-    levels = _levels(config)
-    weighting = _weighting(config)
-    size, scale = run.data.resolution // vae_config.downscale, vae_config.scaling_factor
-    shape = (size, size, vae_config.latent_channels)
-
-    @jax.jit
-    def fresh(key: Array) -> Params:
-        keys = named_keys(key, "unet", "text_encoder")
-        ids = jnp.zeros((1, config.text_encoder.max_position_embeddings), jnp.int32)
-        context = jnp.zeros((*ids.shape, config.text_encoder.hidden_size))
-        return {
-            "unet": unet.init(keys["unet"], jnp.zeros((1, *shape)), jnp.zeros(1), context)[
-                "params"
-            ],
-            "text_encoder": text_encoder.init(keys["text_encoder"], ids)["params"],
-        }
-
-    def context_of(params: Params, ids: Int[Array, "B T"]) -> Array:
-        return text_encoder.apply({"params": params["text_encoder"]}, ids).last_hidden
-
-    def encode(frozen: Params, images: Array, keys: Array) -> Array:
-        mean, log_variance = vae.apply({"params": frozen}, from_uint8(images), method="encode")
-        return scale * (mean + jnp.exp(0.5 * log_variance) * normal_each(keys, shape))
-
-    def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
-        each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
-        z0 = encode(frozen, batch["image"], each["z"])
-        context = context_of(params, batch["tokens"])
-        dropout = named_keys(keys.step, "dropout", "levels")
-
-        def net(z_t: Array, timestep: Array) -> Array:
-            return unet.apply(
-                {"params": params["unet"]},
-                z_t,
-                timestep,
-                context,
-                deterministic=config.unet.dropout == 0,
-                rngs={"dropout": dropout["dropout"]},
-            )
-
-        losses = diffusion_loss(
-            net,
-            process,
-            config.noise.prediction,
-            z0,
-            each["loss"],
-            levels=levels,
-            weighting=weighting,
-            batch_key=dropout["levels"],
-            index=batch["example"] % run.data.batch_size,
-            total=run.data.batch_size,
-        )
-        return losses, {}
+    size = run.data.resolution // vae_config.downscale
+    networks = Networks(
+        Autoencoder(vae_config, dtype),
+        UNet(config.unet, dtype),
+        TextEncoder(config.text_encoder, dtype),
+        (size, size, vae_config.latent_channels),
+    )
 
     def as_model(params: Params, facts: dict) -> Model:
         return Model(
@@ -136,10 +104,77 @@ def diffusion_objective(
     def export(directory: Path, params: Params, facts: dict) -> None:
         save_model(directory, as_model(params, facts))
 
-    start = None if config.init is None else _start(config)
-    init = fresh if start is None else lambda key: start
+    if config.init is None:
+        init = jax.jit(functools.partial(init_networks, networks))
+    else:
+        start = _start(config)
+        init = lambda key: start  # noqa: E731
     preview = _preview(run, as_model({"unet": {}, "text_encoder": {}}, {}))
+    loss = latent_diffusion_loss(networks, config, run.data.batch_size)
     return Objective(init, vae_params, loss, tokenizer, preview, export)
+
+
+def init_networks(networks: Networks, key: Key[Array, ""]) -> Params:
+    """Fresh parameters of the UNet and the text encoder."""
+    keys = named_keys(key, "unet", "text_encoder")
+    ids = jnp.zeros((1, networks.num_tokens), jnp.int32)
+    context = jnp.zeros((*ids.shape, networks.text_encoder.config.hidden_size))
+    z = jnp.zeros((1, *networks.latent_shape))
+    return {
+        "unet": networks.unet.init(keys["unet"], z, jnp.zeros(1), context)["params"],
+        "text_encoder": networks.text_encoder.init(keys["text_encoder"], ids)["params"],
+    }
+
+
+def encode(
+    networks: Networks,
+    params: Params,
+    images: UInt8[Array, "B H W 3"],
+    keys: Key[Array, " B"],
+) -> Float[Array, "B h w Z"]:
+    """A sample of q(z | x) per picture from its own key, scaled to unit variance (eq. 1, left)."""
+    mean, log_variance = networks.vae.apply({"params": params}, from_uint8(images), method="encode")
+    noise = normal_each(keys, networks.latent_shape)
+    return networks.vae.config.scaling_factor * (mean + jnp.exp(0.5 * log_variance) * noise)
+
+
+def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total: int) -> LossFn:
+    """The loss (eq. 1, right) for batches of `total` examples over all devices."""
+    process, prediction = config.noise.process(), config.noise.prediction_row()
+    levels, weighting = _levels(config), _weighting(config)
+
+    def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
+        each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
+        shared = named_keys(keys.step, "dropout", "levels")
+        z0 = encode(networks, frozen, batch["image"], each["z"])
+        text = {"params": params["text_encoder"]}
+        context = networks.text_encoder.apply(text, batch["tokens"]).last_hidden
+
+        def net(z_t: Array, timestep: Array) -> Array:
+            return networks.unet.apply(
+                {"params": params["unet"]},
+                z_t,
+                timestep,
+                context,
+                deterministic=config.unet.dropout == 0,
+                rngs={"dropout": shared["dropout"]},
+            )
+
+        losses = diffusion_loss(
+            net,
+            process,
+            prediction,
+            z0,
+            each["loss"],
+            levels=levels,
+            weighting=weighting,
+            batch_key=shared["levels"],
+            index=batch["example"] % total,
+            total=total,
+        )
+        return losses, {}
+
+    return loss
 
 
 def _start(config: DiffusionObjective) -> Params:

@@ -71,7 +71,8 @@ def pmap_runner() -> Runner:
         put=stack,
         get=one_copy,
         put_batch=lambda batch: {
-            name: rows.reshape(devices, len(rows) // devices, *rows.shape[1:]) for name, rows in batch.items()
+            name: rows.reshape(devices, len(rows) // devices, *rows.shape[1:])
+            for name, rows in batch.items()
         },
         jit=lambda step: jax.pmap(step, axis_name=AXIS, donate_argnums=0),
         axis_name=AXIS,
