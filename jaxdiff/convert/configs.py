@@ -131,6 +131,7 @@ def write_config(path: Path, config: Config) -> None:
         content["projection_dim"] = config.projection_dim or config.hidden_size
         content["pad_token_id"] = config.eos_token_id
         content["bos_token_id"] = config.eos_token_id - 1
+        content["dtype"] = "float32"  # else transformers 5 computes in the float16 stored
     else:
         content |= {
             "_class_name": architecture.class_names[0],

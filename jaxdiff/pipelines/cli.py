@@ -126,11 +126,8 @@ def draw(args: Arguments) -> None:
 
 def recreate(args: Arguments) -> None:
     """Draw a picture again by its own recipe, and say how the two differ."""
-    fixed = Arguments(
-        model=args.model, out=args.out, show_steps=args.show_steps, recreate=args.recreate
-    )
-    if args != fixed:
-        raise UserError("--recreate takes all from the picture; add only --model, --out")
+    if args != Arguments(model=args.model, out=args.out, recreate=args.recreate):
+        raise UserError("--recreate takes all from the picture; add only --model or --out")
     pixels, recipe = read_png(args.recreate)
     folder = writable_directory(args.out)
     changes = {

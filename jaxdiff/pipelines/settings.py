@@ -14,7 +14,7 @@ from jaxdiff.errors import UserError, choose
 class Settings:
     """Sampler, steps and guidance."""
 
-    num_steps: int = 30
+    num_steps: int = 25
     """Sampling steps; another number compiles again."""
     sampler: str = "dpmpp_2m"
     """A name of `SAMPLERS`; another one compiles again."""
