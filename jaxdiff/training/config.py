@@ -119,6 +119,10 @@ class TrainConfig:
     """Where checkpoints, metrics, pictures and config.json go; must be given."""
     export: Path | None = None
     """Write the averaged model as a model directory here when training ends."""
+    name: str = ""
+    """What the exported model calls itself in the pictures that it draws."""
+    licence: str = ""
+    """Licence that the exported model says its pictures are under."""
     num_steps: int = 100_000
     """Steps in all, those of earlier runs in the same workdir included."""
     seed: int = 0
@@ -156,6 +160,8 @@ class TrainConfig:
 FREE_FIELDS = {
     "workdir",
     "export",
+    "name",
+    "licence",
     "num_steps",
     "parallel",
     "preview",

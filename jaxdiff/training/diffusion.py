@@ -102,7 +102,13 @@ def diffusion_objective(
         )
 
     def export(directory: Path, params: Params, facts: dict) -> None:
-        save_model(directory, as_model(params, facts))
+        meta = {
+            "name": run.name,
+            "licence": run.licence,
+            "sampling": {"guidance_scale": run.preview.guidance_scale},
+            "training": facts,
+        }
+        save_model(directory, as_model(params, meta))
 
     if config.init is None:
         init = jax.jit(functools.partial(init_networks, networks))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
+from jaxtyping import Array, Key
 from PIL import Image
 
 from jaxdiff.data.pipeline import make_batches, make_source
@@ -20,6 +22,9 @@ from jaxdiff.training.parallel import Runner, make_runner
 from jaxdiff.training.step import TrainState, init_state, make_train_step
 
 log = logging.getLogger(__name__)
+
+
+INIT_STEP = np.uint32(2**32 - 1)  # folded into the seed for parameters; no step has this number
 
 
 class NotFiniteError(UserError):
@@ -44,18 +49,10 @@ def train(config: TrainConfig) -> TrainState:
 
     # -- state
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    key = jax.random.key(config.seed)
-    params = objective.init(jax.random.fold_in(key, np.uint32(0xFFFFFFFF)))
-    fresh = init_state(params, optimizer)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
-    placed = jax.device_put(fresh, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    restored = checkpoints.restore(abstract_state(placed))
-    start, examples = (restored.step, restored.examples) if restored else (0, 0)
-    state = runner.put(restored.state if restored else fresh)
-    frozen, key = runner.put(objective.frozen), runner.put(key)
-    if restored:
-        log.info("resuming at step %d from %s", start, checkpoints.directory)
-    del params, fresh, placed, restored
+    key = jax.random.key(config.seed)
+    state, start, examples = _first_state(objective, optimizer, checkpoints, key)
+    state, frozen, key = (runner.put(tree) for tree in (state, objective.frozen, key))
 
     # -- step and data
     step_fn = make_train_step(
@@ -106,10 +103,27 @@ def train(config: TrainConfig) -> TrainState:
     writer.close()
     state = runner.get(state)
     if config.export is not None and jax.process_index() == 0:
-        facts = {"step": config.num_steps, "examples": config.num_steps * config.data.batch_size}
+        step = int(state.step)
+        facts = {"step": step, "examples": step * config.data.batch_size}
         objective.export(config.export, jax.device_get(state.ema_params), facts)
         log.info("wrote the averaged model to %s", config.export)
     return state
+
+
+def _first_state(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+    key: Key[Array, ""],
+) -> tuple[TrainState, int, int]:
+    """The newest checkpoint's state or a fresh one, its step, and the examples consumed so far."""
+    params = objective.init(jax.random.fold_in(key, INIT_STEP))
+    fresh = jax.device_put(init_state(params, optimizer), jax.local_devices()[0])
+    restored = checkpoints.restore(abstract_state(fresh))
+    if restored is None:
+        return fresh, 0, 0
+    log.info("resuming at step %d from %s", restored.step, checkpoints.directory)
+    return restored.state, restored.step, restored.examples
 
 
 def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:
