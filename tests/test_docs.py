@@ -1,0 +1,51 @@
+"""The documents: their commands parse, and their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+import train
+from jaxdiff.pipelines.cli import Arguments
+
+_ROOT = Path(__file__).parents[1]
+_DOCUMENTS = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("models/*/*.md")])
+_PARSERS = {
+    "train.py": train.parse,
+    "sample.py": lambda arguments: tyro.cli(Arguments, args=arguments, use_underscores=False),
+    "benchmarks/concept_hit_rate.py": None,
+    "benchmarks/grids.py": None,
+}
+
+
+def _commands():
+    """(document, script, arguments) of every `$ ... python SCRIPT ARGUMENTS` in a console block."""
+    for document in _DOCUMENTS:
+        for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
+            for line in re.findall(r"^\$ (.*)$", block.replace("\\\n", " "), re.MULTILINE):
+                for part in line.split("&&"):
+                    words = shlex.split(part, comments=True)
+                    if words[:1] == ["python"] and words[1].endswith(".py"):
+                        yield pytest.param(words[1], words[2:], id=f"{document.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize(("script", "arguments"), list(_commands()))
+def test_commands_parse(script, arguments):
+    assert (_ROOT / script).is_file()
+    if _PARSERS[script] is not None:
+        _PARSERS[script](arguments)
+
+
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    text = re.sub(r"<!--.*?-->", "", document.read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    missing = [
+        link
+        for link in links
+        if not re.match(r"https?:|#", link)
+        and not (document.parent / link.partition("#")[0]).exists()
+    ]
+    assert not missing
