@@ -131,7 +131,7 @@ def make_encoder(pipe: TextToImage) -> Encode:
         for start in range(0, len(images), _ENCODED_AT_ONCE):
             part = images[start : start + _ENCODED_AT_ONCE]
             padded = np.resize(part, (_ENCODED_AT_ONCE, *part.shape[1:]))  # one shape compiles
-            rows.append(np.asarray(mean(pipe.model.vae_params, padded))[: len(part)])
+            rows.append(np.asarray(mean(pipe.params["vae"], padded))[: len(part)])
         flat = np.concatenate(rows).reshape(len(images), -1)
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
