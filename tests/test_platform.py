@@ -84,7 +84,8 @@ def test_after_import_but_before_start_the_cache_is_set(tmp_path):
 
 
 def test_too_late_is_an_error():
-    result = _run("import jax\njax.devices()\n" + _SET_UP, XLA_FLAGS="")
+    late = "from jaxdiff.platform import configure\nconfigure(host_devices=2)\n"
+    result = _run("import jax\njax.devices()\n" + late, XLA_FLAGS="")
     assert "came too late" in result.stderr
 
 
