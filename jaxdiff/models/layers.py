@@ -5,12 +5,13 @@ Parameters are float32; `dtype` is what a layer computes in; norms reduce in flo
 """
 
 import math
+import zlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxdiff.models.attention import Attention
 
@@ -54,12 +55,35 @@ class MLPEmbedding(nn.Module):
         return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
 
+class ExampleDropout(nn.Module):
+    """Zero a share `rate` of an example's values, scale the others by 1 / (1 - rate): [B ...].
+
+    (Srivastava et al. 2014, in the inverted form.) The mask of example b is drawn from keys[b] and
+    the module's path alone: it follows the example to any place, batch or device, and differs from
+    layer to layer.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: Key[Array, " B"] | None) -> jax.Array:
+        if keys is None or self.rate == 0:
+            return x
+        layer, keep = zlib.crc32("/".join(self.path).encode()), 1.0 - self.rate
+
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:])
+
+        return jnp.where(jax.vmap(draw)(keys), x / keep, jnp.zeros_like(x))
+
+
 class ResnetBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))) + time))): [B H W C], [B E] -> [B H W features].
 
     Attributes:
       features: channels out; where they differ from those in, the shortcut is a 1x1 projection.
       groups, epsilon: of both group norms (Wu & He 2018).
+      dropout: rate before the second convolution, where a call is given `dropout_keys`.
       zero_init: start the second convolution at zero (the block begins as its shortcut).
     """
 
@@ -72,7 +96,10 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, temb: jax.Array | None = None, deterministic: bool = True
+        self,
+        x: jax.Array,
+        temb: jax.Array | None = None,
+        dropout_keys: Key[Array, " B"] | None = None,
     ) -> jax.Array:
         h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm1")(x))
         h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
@@ -80,7 +107,7 @@ class ResnetBlock(nn.Module):
             shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(temb))
             h = h + shift[:, None, None, :]
         h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm2")(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = ExampleDropout(self.dropout, name="drop")(h, dropout_keys)
         h = conv3x3(self.features, dtype=self.dtype, name="conv2", zero=self.zero_init)(h)
         if x.shape[-1] != self.features:
             # A 1x1 convolution written as a dense layer: the same sum, far faster on CPUs.

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.layers import (
@@ -116,12 +116,12 @@ class Blocks:
 
     config: UNetConfig
     dtype: DTypeLike
-    deterministic: bool
+    dropout_keys: jax.Array | None
 
     def resnet(self, features: int, name: str) -> Any:
         """A residual block: (x, temb) -> x."""
         config = self.config
-        cls = nn.remat(ResnetBlock, static_argnums=(3,)) if config.remat else ResnetBlock
+        cls = nn.remat(ResnetBlock) if config.remat else ResnetBlock
         block = cls(
             features,
             config.norm_num_groups,
@@ -131,7 +131,7 @@ class Blocks:
             dtype=self.dtype,
             name=name,
         )
-        return lambda x, temb: block(x, temb, self.deterministic)
+        return lambda x, temb: block(x, temb, self.dropout_keys)
 
     def transformer(self, level: int, name: str) -> Any:
         """Text attention: (x, context) -> x."""
@@ -243,7 +243,7 @@ class UNet(nn.Module):
         timestep: Float[Array, " B"],
         context: Float[Array, "B T D"],
         added: dict[str, jax.Array] | None = None,
-        deterministic: bool = True,
+        dropout_keys: Key[Array, " B"] | None = None,
     ) -> Float[Array, "B H W out"]:
         """Predict from a noisy sample what the model was trained to predict, in float32.
 
@@ -252,11 +252,11 @@ class UNet(nn.Module):
           timestep: the number that the process gives the network (0 to 999 for 1000 betas).
           context: the text encoder's states.
           added: SDXL only: `text_embeds` [B P] and `time_ids` [B 6].
-          deterministic: no dropout.
+          dropout_keys: one per example, from which its dropout is drawn; None: no dropout.
         """
         config = self.config
         levels = range(len(config.block_out_channels))
-        blocks = Blocks(config, self.dtype, deterministic)
+        blocks = Blocks(config, self.dtype, dropout_keys)
         temb = self._time_embedding(timestep, added)
         context = context.astype(self.dtype)
         x = conv3x3(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(x)
