@@ -7,6 +7,7 @@ what a model says of itself: name, licence, training step.
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -45,6 +46,9 @@ _STEMS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+_FOLDERS = (*_STEMS, "scheduler", "tokenizer")
+_CARD = "README.md"
+_HISTORY = Path("vae", "training.json")  # how the autoencoder was made, see convert.autoencoder
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,20 @@ class Model:
                 f"the parts do not fit: the UNet's cross_attention_dim is "
                 f"{unet.cross_attention_dim}, the text encoder's hidden_size {width}"
             )
+        self._check_tokenizer()
+
+    def _check_tokenizer(self) -> None:
+        """Refuse a tokenizer whose ids or lengths the text encoder has no embedding for."""
+        for theirs, ours in (
+            ("vocab_size", "vocab_size"),
+            ("max_length", "max_position_embeddings"),
+        ):
+            given, room = getattr(self.tokenizer, theirs, 0), getattr(self.text_config, ours)
+            if given > room:
+                raise UserError(
+                    f"the parts do not fit: the tokenizer's {theirs} is {given}, the text "
+                    f"encoder's {ours} {room}"
+                )
 
 
 def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | None = None) -> Model:
@@ -118,27 +136,46 @@ def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | No
 def save_model(directory: str | Path, model: Model, dtype: DTypeLike = np.float16) -> None:
     """Write a model directory whole or not at all: a sibling is written, then renamed.
 
-    An existing model directory is replaced; files in it that are no part of a model, such as its
-    card, stay.
+    An existing directory of a model, or of parts of one, is replaced; files in it that are no part
+    of a model, such as its card, stay.
 
     Raises:
       UserError: `directory` exists and is no model directory, or cannot be written.
     """
-    directory = Path(directory)
-    if directory.exists() and not (directory / "model_index.json").is_file():
-        if not directory.is_dir() or any(directory.iterdir()):
-            raise UserError(f"{directory} exists and is no model directory; choose another")
+    check_writable(directory, model.noise)
+    target = Path(directory).resolve()
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{directory.name}-", dir=directory.parent
-        ) as scratch:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
             staged = Path(scratch) / "new"
             staged.mkdir()
             _write_parts(staged, model, dtype)
-            _swap(staged, directory, Path(scratch) / "old")
+            if target.exists():
+                _carry_over(target, staged)
+            _swap(staged, target, Path(f"{scratch}-old"))
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
+
+
+def check_writable(directory: str | Path, noise: NoiseConfig | None = None) -> None:
+    """Raise what `save_model` would, before there is a model to save; writes nothing.
+
+    Args:
+      directory: where a model is going to be saved.
+      noise: its noise, if known: not every one has a `scheduler_config.json`.
+
+    Raises:
+      UserError: `directory` is a file, holds what is no part of a model, or cannot be written.
+    """
+    directory = Path(directory)
+    if noise is not None:
+        to_scheduler_config(noise)
+    parent = directory.resolve().parent
+    parent = next(path for path in (parent, *parent.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{directory} cannot be written: no permission, or no folder, at {parent}")
+    if directory.exists() and not _replaceable(directory):
+        raise UserError(f"{directory} exists and is no model directory; choose another")
 
 
 def model_hash(directory: str | Path) -> str:
@@ -178,7 +215,10 @@ def _write_parts(root: Path, model: Model, dtype: DTypeLike) -> None:
     if model.tokenizer is not None:
         (root / "tokenizer").mkdir()
         model.tokenizer.save(root / "tokenizer")
-    write_json(root / "jaxdiff.json", model.meta)
+    meta, spacing = dict(model.meta), model.noise.spacing
+    if from_scheduler_config(scheduler).spacing != spacing:  # the scheduler has no word for it
+        meta["sampling"] = {"schedule": spacing, **meta.get("sampling", {})}
+    write_json(root / "jaxdiff.json", meta)
     text_class = TEXT_ENCODER.class_names[model.text_config.projection_dim is not None]
     write_json(root / "model_index.json", _index(scheduler["_class_name"], text_class))
 
@@ -201,12 +241,48 @@ def _index(scheduler: str, text_encoder: str) -> dict[str, Any]:
     }
 
 
+def _replaceable(directory: Path) -> bool:
+    """Whether a directory is a model, some parts of one, a card alone, or empty."""
+    if not directory.is_dir():
+        return False
+    entries = {entry.name: entry.is_dir() for entry in directory.iterdir()}
+    if not entries or "model_index.json" in entries:
+        return True
+    strange = [name for name, folder in entries.items() if folder and name not in _FOLDERS]
+    return not strange and any(name in entries for name in (*_FOLDERS, _CARD))
+
+
+def _carry_over(old: Path, staged: Path) -> None:
+    """Copy what is no part of a model from the old directory: its card, what belongs to it."""
+    for entry in old.iterdir():
+        if not (staged / entry.name).exists() and entry.name not in _FOLDERS:
+            copy = shutil.copytree if entry.is_dir() else shutil.copy2
+            copy(entry, staged / entry.name)
+    if (old / _HISTORY).is_file() and _same_weights(old / "vae", staged / "vae"):
+        shutil.copy2(old / _HISTORY, staged / _HISTORY)
+
+
+def _same_weights(ours: Path, theirs: Path) -> bool:
+    """Whether two autoencoders are one and the same, as float16."""
+    try:
+        first, second = (read_tensors(weight_files(path, _STEMS["vae"])) for path in (ours, theirs))
+    except UserError:
+        return False
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name].astype(np.float16), second[name].astype(np.float16))
+        for name in first
+    )
+
+
 def _swap(staged: Path, directory: Path, retired: Path) -> None:
-    """Put the staged directory in the place of an old one, whose other files come along."""
-    if directory.exists():
-        for entry in directory.iterdir():
-            if not (staged / entry.name).exists() and entry.name not in (*_STEMS, "tokenizer"):
-                copy = shutil.copytree if entry.is_dir() else shutil.copy2
-                copy(entry, staged / entry.name)
-        directory.rename(retired)
-    staged.rename(directory)
+    """Put the staged directory in the place of an old one; if that fails, the old one stays."""
+    if not directory.exists():
+        staged.rename(directory)
+        return
+    directory.rename(retired)
+    try:
+        staged.rename(directory)
+    except BaseException:
+        retired.rename(directory)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from jaxdiff.convert import NoiseConfig, load_model, model_hash, save_model
+from jaxdiff.convert import NoiseConfig, check_writable, load_model, model_hash, save_model
+from jaxdiff.convert.autoencoder import save_autoencoder
 from jaxdiff.convert.merge import parameter_shapes
 from jaxdiff.convert.tensors import read_tensors, write_tensors
 from jaxdiff.data.tokenizer import Tokenizer
@@ -87,6 +89,70 @@ def test_saving_refuses_to_replace_what_is_no_model(tiny_model, tmp_path):
     with pytest.raises(UserError, match="no model directory"):
         save_model(tmp_path, tiny_model)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_saving_completes_a_directory_of_parts(tiny_model, tmp_path):
+    """As a run of the autoencoder leaves it, with a card: all of that stays."""
+    save_autoencoder(
+        tmp_path,
+        tiny_model.vae_config,
+        tiny_model.vae_params,
+        scaling_factor=1.0,
+        facts={"step": 7},
+    )
+    (tmp_path / "README.md").write_text("card")
+    save_model(tmp_path, tiny_model)
+    assert (tmp_path / "README.md").read_text() == "card"
+    assert json.loads((tmp_path / "vae" / "training.json").read_text()) == {"step": 7}
+    moved = jax.tree.map(lambda leaf: leaf + np.float32(1), tiny_model.vae_params)
+    save_model(tmp_path, dataclasses.replace(tiny_model, vae_params=moved))
+    assert not (tmp_path / "vae" / "training.json").exists()  # another autoencoder's story
+
+
+def test_a_failed_rename_puts_the_old_model_back(tiny_model, copy, monkeypatch):
+    before, rename = model_hash(copy), Path.rename
+
+    def fail(self, target):
+        if self.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match="Input/output error"):
+        save_model(copy, tiny_model)
+    assert model_hash(copy) == before
+    assert [entry.name for entry in copy.parent.iterdir()] == [copy.name]
+
+
+def test_writable_is_known_beforehand(tmp_path):
+    for name in ("a file", "strange", "loose"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a file" / "x").write_text("")
+    (tmp_path / "strange" / "vae").mkdir()
+    (tmp_path / "strange" / "photos").mkdir()
+    (tmp_path / "loose" / "thesis.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    check_writable(tmp_path / "new" / "model", NoiseConfig())
+    for bad in ("a file/x", "a file/x/model", "strange", "loose"):
+        with pytest.raises(UserError, match="no model directory|cannot be written"):
+            check_writable(tmp_path / bad)
+    with pytest.raises(UserError, match="flow with flow"):
+        check_writable(tmp_path / "new", NoiseConfig("flow", prediction="v"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_grid_that_schedulers_have_no_word_for_is_kept(tiny_model, tmp_path):
+    noise = dataclasses.replace(tiny_model.noise, spacing="karras")
+    save_model(tmp_path / "m", dataclasses.replace(tiny_model, noise=noise))
+    assert load_model(tmp_path / "m").meta["sampling"] == {"schedule": "karras"}
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "max_position_embeddings"])
+def test_a_tokenizer_that_does_not_fit_is_refused(tiny_model, field):
+    smaller = {field: getattr(tiny_model.text_config, field) - 1}
+    config = dataclasses.replace(tiny_model.text_config, **smaller)
+    with pytest.raises(UserError, match=f"encoder's {field}"):
+        dataclasses.replace(tiny_model, text_config=config)
 
 
 def test_missing_files_are_named(copy):
