@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdiff.convert.autoencoder import save_autoencoder
+from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder
 from jaxdiff.models.autoencoder import from_uint8, to_uint8
 from jaxdiff.rng import named_keys, normal_each
@@ -58,7 +59,15 @@ def autoencoder_objective(
       config: shape and weights.
       dtype: compute type.
       samples: uint8 pictures [N, H, W, 3] for the preview and for the latents' scale.
+
+    Raises:
+      UserError: the pictures' size does not divide into latent pixels.
     """
+    if samples.shape[1] % config.autoencoder.downscale:
+        raise UserError(
+            f"data.resolution={samples.shape[1]} must be a multiple of "
+            f"{config.autoencoder.downscale}, which this autoencoder divides it by"
+        )
     model = Autoencoder(config.autoencoder, dtype)
     size, latents = samples.shape[1], config.autoencoder.latent_channels
     latent_size = size // config.autoencoder.downscale
@@ -87,7 +96,7 @@ def autoencoder_objective(
     def decode(params: Params, z: Array) -> Array:
         return to_uint8(model.apply({"params": params}, z, method="decode"))
 
-    def preview(params: Params, frozen: Params) -> np.ndarray:
+    def preview(params: Params) -> np.ndarray:
         shown = samples[:16]
         rebuilt = np.asarray(decode(params, encode(params, shown)))
         return tile(np.concatenate([shown, rebuilt]), len(shown))
@@ -96,4 +105,4 @@ def autoencoder_objective(
         scale = 1 / float(jnp.std(encode(params, samples)))
         save_autoencoder(directory, config.autoencoder, params, scaling_factor=scale, facts=facts)
 
-    return Objective(init, {}, loss, no_tokens, preview, export)
+    return Objective(init, {}, loss, no_tokens, lambda workdir: None, preview, export)

@@ -1,7 +1,5 @@
 """What a run is made of, as frozen dataclasses: the command line and `config.json` alike."""
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +8,13 @@ from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.pipeline import DataConfig
 from jaxdiff.errors import UserError
 from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+
+def _require(holds: bool, name: str, config: Any, range_: str) -> None:
+    """Raise a `UserError` that names the field and its range unless `holds`."""
+    if not holds:
+        value = getattr(config, name.rpartition(".")[2])
+        raise UserError(f"{name} must be {range_}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,16 @@ class OptimizerConfig:
     accumulate: int = 1
     """Micro-batches that a step's batch is cut into, to save memory; the result is the same."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        _require(self.learning_rate >= 0, "optimizer.learning_rate", self, "at least 0")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self, "at least 0")
+        _require(0 <= self.b1 < 1, "optimizer.b1", self, "in [0, 1)")
+        _require(0 <= self.b2 < 1, "optimizer.b2", self, "in [0, 1)")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self, "at least 0")
+        _require(self.clip_norm >= 0, "optimizer.clip_norm", self, "at least 0")
+        _require(self.accumulate >= 1, "optimizer.accumulate", self, "at least 1")
+
 
 @dataclass(frozen=True)
 class EMAConfig:
@@ -46,6 +61,10 @@ class EMAConfig:
     """Largest decay; 0 keeps no history (the average is the parameters)."""
     warmup: bool = True
     """Use min(decay, (1 + n) / (10 + n)) at step n, so that the start is soon forgotten."""
+
+    def __post_init__(self) -> None:
+        """Refuse a decay that forgets nothing."""
+        _require(0 <= self.decay < 1, "ema.decay", self, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -87,8 +106,28 @@ class DiffusionObjective:
     """How noise levels are drawn."""
     weighting: Literal["uniform", "min_snr", "edm", "sigmoid"] = "uniform"
     """Factor on each example's squared error."""
-    min_snr_gamma: float = 5.0
-    """Gamma of min_snr."""
+    level_mean: float | None = None
+    """Mean of logit_normal or edm_lognormal; None for the published one."""
+    level_std: float | None = None
+    """Standard deviation of logit_normal or edm_lognormal; None for the published one."""
+    min_snr_gamma: float | None = None
+    """Gamma of min_snr; None for 5."""
+    sigmoid_bias: float | None = None
+    """Bias of sigmoid, in log-SNR; None for 0."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that the chosen levels or weighting would ignore."""
+        for name, owner, choices in (
+            ("level_mean", self.levels, ("logit_normal", "edm_lognormal")),
+            ("level_std", self.levels, ("logit_normal", "edm_lognormal")),
+            ("min_snr_gamma", self.weighting, ("min_snr",)),
+            ("sigmoid_bias", self.weighting, ("sigmoid",)),
+        ):
+            if getattr(self, name) is not None and owner not in choices:
+                raise UserError(
+                    f"objective.{name} does nothing for {owner!r}; it belongs to "
+                    f"{' and '.join(choices)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -105,6 +144,12 @@ class PreviewConfig:
     """DDIM steps."""
     guidance_scale: float = 4.0
     """Classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        _require(self.every >= 0, "preview.every", self, "at least 0")
+        _require(self.rows >= 1, "preview.rows", self, "at least 1")
+        _require(self.num_steps >= 1, "preview.num_steps", self, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -147,84 +192,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse options that contradict each other, before anything is compiled."""
         for name in ("num_steps", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+            _require(getattr(self, name) >= 1, name, self, "at least 1")
         accumulate, batch = self.optimizer.accumulate, self.data.batch_size
-        if accumulate < 1 or batch % accumulate:
+        if batch % accumulate:
             raise UserError(
                 f"optimizer.accumulate={accumulate} must divide data.batch_size={batch}"
             )
-
-
-# What may differ between a run and its continuation: where it goes and how long, not what it is.
-FREE_FIELDS = {
-    "workdir",
-    "export",
-    "name",
-    "licence",
-    "num_steps",
-    "parallel",
-    "preview",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-}
-
-
-def to_json(config: Any) -> Any:
-    """A dataclass as plain JSON values; paths become strings, tuples lists."""
-    if dataclasses.is_dataclass(config):
-        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"type": type(config).__name__, **values}
-    if isinstance(config, Path):
-        return str(config)
-    if isinstance(config, (list, tuple)):
-        return [to_json(value) for value in config]
-    return config
-
-
-def claim_workdir(config: TrainConfig) -> Path:
-    """Create the work directory with its `config.json`, or check that it belongs to this run.
-
-    Raises:
-      UserError: no directory was given, it cannot be written, or its `config.json` differs from
-        this run's in more than `FREE_FIELDS`; the message lists the fields.
-    """
-    if config.workdir is None:
-        raise UserError("--workdir is missing; say where checkpoints and metrics shall go")
-    ours = to_json(config)
-    path = config.workdir / "config.json"
-    try:
-        config.workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            theirs = json.loads(path.read_text())
-            different = _differences(_fixed(theirs), _fixed(ours))
-            if different:
-                raise UserError(
-                    f"{config.workdir} belongs to another config ({'; '.join(different[:4])}); "
-                    "give the same options, or another --workdir"
-                )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(ours, indent=2) + "\n")
-        temporary.replace(path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot use --workdir {config.workdir}: {error}") from error
-    return config.workdir
-
-
-def _fixed(tree: dict) -> dict:
-    return {name: value for name, value in tree.items() if name not in FREE_FIELDS}
-
-
-def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
-    """Dotted names of the leaves that differ, with both values."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        names = sorted(theirs.keys() | ours.keys())
-        return [
-            line
-            for key in names
-            for line in _differences(
-                theirs.get(key), ours.get(key), f"{name}.{key}" if name else key
-            )
-        ]
-    return [] if theirs == ours else [f"{name}: {theirs!r} there, {ours!r} here"]

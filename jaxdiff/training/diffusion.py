@@ -7,6 +7,7 @@
 Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from jaxdiff.convert.autoencoder import load_autoencoder
-from jaxdiff.convert.merge import parameter_shapes
 from jaxdiff.convert.model_dir import Model, load_model, save_model
+from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.sources import Source, captions_of
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.diffusion.losses import (
@@ -79,6 +80,12 @@ def diffusion_objective(
             f"objective.unet.in_channels={config.unet.in_channels}, but the latents of "
             f"{config.autoencoder} have {vae_config.latent_channels} channels"
         )
+    factor = vae_config.downscale
+    if run.data.resolution != config.unet.sample_size * factor:
+        raise UserError(
+            f"data.resolution={run.data.resolution}, but objective.unet.sample_size="
+            f"{config.unet.sample_size} is for {config.unet.sample_size * factor} pixels"
+        )
     tokenizer = _tokenizer(config, source, workdir)
     size = run.data.resolution // vae_config.downscale
     networks = Networks(
@@ -117,7 +124,11 @@ def diffusion_objective(
         init = lambda key: start  # noqa: E731
     preview = _preview(run, as_model({"unet": {}, "text_encoder": {}}, {}))
     loss = latent_diffusion_loss(networks, config, run.data.batch_size)
-    return Objective(init, vae_params, loss, tokenizer, preview, export)
+
+    def keep(workdir: Path) -> None:
+        tokenizer.save(workdir / "tokenizer")
+
+    return Objective(init, vae_params, loss, tokenizer, keep, preview, export)
 
 
 def init_networks(networks: Networks, key: Key[Array, ""]) -> Params:
@@ -150,21 +161,15 @@ def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total:
     levels, weighting = _levels(config), _weighting(config)
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
-        each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
-        shared = named_keys(keys.step, "dropout", "levels")
+        each = jax.vmap(lambda key: named_keys(key, "z", "loss", "dropout"))(keys.examples)
+        masks = each["dropout"] if config.unet.dropout > 0 else None
         z0 = encode(networks, frozen, batch["image"], each["z"])
         text = {"params": params["text_encoder"]}
         context = networks.text_encoder.apply(text, batch["tokens"]).last_hidden
 
         def net(z_t: Array, timestep: Array) -> Array:
-            return networks.unet.apply(
-                {"params": params["unet"]},
-                z_t,
-                timestep,
-                context,
-                deterministic=config.unet.dropout == 0,
-                rngs={"dropout": shared["dropout"]},
-            )
+            unet = {"params": params["unet"]}
+            return networks.unet.apply(unet, z_t, timestep, context, dropout_keys=masks)
 
         losses = diffusion_loss(
             net,
@@ -174,7 +179,7 @@ def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total:
             each["loss"],
             levels=levels,
             weighting=weighting,
-            batch_key=shared["levels"],
+            batch_key=named_keys(keys.step, "levels")["levels"],
             index=batch["example"] % total,
             total=total,
         )
@@ -184,26 +189,34 @@ def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total:
 
 
 def _start(config: DiffusionObjective) -> Params:
-    """The networks of the model directory `config.init`, which must have the config's shapes."""
+    """The networks of the model directory `config.init`, which must be as the config says."""
     model = load_model(config.init)
-    for name, ours, theirs in (
-        ("unet", config.unet, model.unet_config),
+    ours = config.unet
+    unet = dataclasses.replace(
+        model.unet_config, remat=ours.remat, attention=ours.attention, dropout=ours.dropout
+    )
+    for name, here, there in (
+        ("unet", ours, unet),
         ("text_encoder", config.text_encoder, model.text_config),
+        ("noise", _trained(config.noise), _trained(model.noise)),
     ):
-        if parameter_shapes(ours) != parameter_shapes(theirs):
-            raise UserError(
-                f"objective.init={config.init}: its {name} has other shapes than objective.{name}"
-            )
+        if here != there:
+            raise UserError(f"objective.init={config.init}: its {name} is not objective.{name}")
     return {"unet": model.unet_params, "text_encoder": model.text_params}
 
 
-def _preview(run: TrainConfig, model: Model) -> Callable[[Params, Params], np.ndarray | None]:
+def _trained(noise: NoiseConfig) -> NoiseConfig:
+    """The noise without what only sampling reads."""
+    return dataclasses.replace(noise, spacing="trailing", steps_offset=0)
+
+
+def _preview(run: TrainConfig, model: Model) -> Callable[[Params], np.ndarray | None]:
     """Draw every prompt with every seed, by the pipeline that sampling uses."""
     config, pipe = run.preview, TextToImage(model, dtype=run.dtype)
     seeds = np.repeat(np.arange(config.rows), len(config.prompts)).tolist()
     prompts = list(config.prompts) * config.rows
 
-    def preview(params: Params, frozen: Params) -> np.ndarray | None:
+    def preview(params: Params) -> np.ndarray | None:
         if not prompts:
             return None
         pipe.replace(**params)
@@ -220,17 +233,29 @@ def _preview(run: TrainConfig, model: Model) -> Callable[[Params, Params], np.nd
 
 
 def _levels(config: DiffusionObjective) -> Levels:
-    options = {"n": config.noise.num_timesteps} if config.levels == "discrete" else {}
-    return make_levels(config.levels, **options)
+    options = {"mean": config.level_mean, "std": config.level_std}
+    if config.levels == "discrete":
+        options["n"] = config.noise.num_timesteps
+    return make_levels(config.levels, **_given(options))
 
 
 def _weighting(config: DiffusionObjective) -> Weighting:
-    options = {"gamma": config.min_snr_gamma} if config.weighting == "min_snr" else {}
-    return make_weighting(config.weighting, **options)
+    options = {"gamma": config.min_snr_gamma, "bias": config.sigmoid_bias}
+    if config.weighting == "edm":
+        options["sigma_data"] = config.noise.sigma_data
+    return make_weighting(config.weighting, **_given(options))
+
+
+def _given(options: dict[str, float | None]) -> dict[str, float]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _tokenizer(config: DiffusionObjective, source: Source, workdir: Path) -> Tokenizer:
-    """The tokenizer of the config or of the run so far, or one trained on the captions."""
+    """The tokenizer of the config or of the run so far, or one trained on the captions.
+
+    Training it again gives the same one, but it is kept in case the captions change.
+    """
     text = config.text_encoder
     kept, given = workdir / "tokenizer", config.tokenizer or config.init
     if given is not None:
@@ -240,15 +265,15 @@ def _tokenizer(config: DiffusionObjective, source: Source, workdir: Path) -> Tok
     else:
         captions = sorted(set(captions_of(source)))
         tokenizer = Tokenizer.train(captions, text.vocab_size, text.max_position_embeddings)
-        tokenizer.save(kept)
-    if tokenizer.vocab_size != text.vocab_size:
-        raise UserError(
-            f"objective.text_encoder.vocab_size={text.vocab_size}, but the tokenizer has "
-            f"{tokenizer.vocab_size} tokens; set it to that"
+    wrong = [
+        f"objective.text_encoder.{field}={ours}, the tokenizer's is {theirs}"
+        for field, ours, theirs in (
+            ("vocab_size", text.vocab_size, tokenizer.vocab_size),
+            ("eos_token_id", text.eos_token_id, tokenizer.eos_id),
+            ("max_position_embeddings", text.max_position_embeddings, tokenizer.max_length),
         )
-    if tokenizer.eos_id != text.eos_token_id:
-        raise UserError(
-            f"objective.text_encoder.eos_token_id={text.eos_token_id}, but the tokenizer's is "
-            f"{tokenizer.eos_id}; set it to that"
-        )
+        if ours != theirs
+    ]
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}; set the fields to the tokenizer's")
     return tokenizer

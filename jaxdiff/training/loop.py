@@ -5,25 +5,30 @@ import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Key
 from PIL import Image
 
 from jaxdiff.data.pipeline import make_batches, make_source
+from jaxdiff.data.sources import Source
 from jaxdiff.errors import UserError
+from jaxdiff.training.autoencoder import autoencoder_objective
 from jaxdiff.training.checkpoint import Checkpoints, abstract_state
-from jaxdiff.training.config import TrainConfig, claim_workdir
+from jaxdiff.training.config import AutoencoderObjective, TrainConfig
+from jaxdiff.training.diffusion import diffusion_objective
 from jaxdiff.training.metrics import MetricsWriter, Throughput
 from jaxdiff.training.objective import Objective
-from jaxdiff.training.objectives import make_objective
 from jaxdiff.training.optimizer import learning_rate, make_optimizer
-from jaxdiff.training.parallel import Runner, make_runner
-from jaxdiff.training.step import TrainState, init_state, make_train_step
+from jaxdiff.training.parallel import make_runner
+from jaxdiff.training.step import Params, TrainState, init_state, make_train_step
+from jaxdiff.training.workdir import check_workdir, write_config
 
 log = logging.getLogger(__name__)
 
 
+SAMPLES = 512  # pictures that an autoencoder's latents are measured on
 INIT_STEP = np.uint32(2**32 - 1)  # folded into the seed for parameters; no step has this number
 
 
@@ -43,9 +48,12 @@ def train(config: TrainConfig) -> TrainState:
     """
     # -- what is trained, on what, where
     runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
-    workdir = claim_workdir(config)
+    workdir = check_workdir(config)
     source = make_source(config.data)
-    objective = make_objective(config, source, workdir)
+    objective = _make_objective(config, source, workdir)
+    if jax.process_index() == 0:
+        write_config(config)
+        objective.keep(workdir)
 
     # -- state
     optimizer = make_optimizer(config.optimizer, config.num_steps)
@@ -82,6 +90,7 @@ def train(config: TrainConfig) -> TrainState:
     writer = MetricsWriter(workdir, config.num_steps, start)
 
     # -- the loop
+    batch_size = config.data.batch_size
     for step in range(start + 1, config.num_steps + 1):
         state, metrics = compiled(state, frozen, batch, key)
         if step < config.num_steps:  # fetch while the devices work
@@ -93,9 +102,9 @@ def train(config: TrainConfig) -> TrainState:
             _require_finite(step, values, checkpoints)
             writer.write(step, {**values, **throughput.measure(step)})
         if saves:
-            checkpoints.save(step, runner.get(state), step * config.data.batch_size)
+            checkpoints.save(step, runner.get(state), examples + (step - start) * batch_size)
         if config.preview.every and (last or step % config.preview.every == 0):
-            _draw(step, objective, runner, state, frozen, workdir, writer)
+            _draw(step, objective, runner.get(state.ema_params), workdir, writer)
             throughput.start(step)
 
     # -- the end
@@ -108,6 +117,16 @@ def train(config: TrainConfig) -> TrainState:
         objective.export(config.export, jax.device_get(state.ema_params), facts)
         log.info("wrote the averaged model to %s", config.export)
     return state
+
+
+def _make_objective(config: TrainConfig, source: Source, workdir: Path) -> Objective:
+    """The objective that `config.objective` describes."""
+    dtype = jnp.dtype(config.dtype)
+    if isinstance(config.objective, AutoencoderObjective):
+        spread = np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).astype(int)
+        samples = np.stack([source[int(i)]["image"] for i in spread])
+        return autoencoder_objective(config.objective, dtype, samples)
+    return diffusion_objective(config.objective, config, source, dtype, workdir)
 
 
 def _first_state(
@@ -148,19 +167,12 @@ def _require_finite(step: int, values: dict[str, float], checkpoints: Checkpoint
 
 
 def _draw(
-    step: int,
-    objective: Objective,
-    runner: Runner,
-    state: TrainState,
-    frozen: object,
-    workdir: Path,
-    writer: MetricsWriter,
+    step: int, objective: Objective, average: Params, workdir: Path, writer: MetricsWriter
 ) -> None:
     """Draw the preview from the averaged parameters, into `previews/` and TensorBoard."""
     if jax.process_index() != 0:
         return
-    average, frozen = jax.device_get((runner.get(state.ema_params), runner.get(frozen)))
-    picture = objective.preview(average, frozen)
+    picture = objective.preview(jax.device_get(average))
     if picture is None:
         return
     folder = workdir / "previews"

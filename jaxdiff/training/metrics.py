@@ -1,6 +1,8 @@
 """Where the numbers of a run go: a console line or bar, a JSON-lines file and TensorBoard."""
 
 import json
+import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ PEAK_TFLOPS = {
     "TPU v6 lite": 918.0,
     "NVIDIA A100": 312.0,
     "NVIDIA H100": 989.0,
+    "NVIDIA H100 PCIe": 756.0,
     "NVIDIA H200": 989.0,
     "NVIDIA L4": 121.0,
 }
@@ -27,7 +30,7 @@ PEAK_TFLOPS = {
 def peak_tflops() -> float | None:
     """Peak TFLOP/s of the first device, or None where it is not known (CPUs)."""
     kind = jax.devices()[0].device_kind
-    matches = [name for name in PEAK_TFLOPS if kind.startswith(name)]
+    matches = [name for name in PEAK_TFLOPS if re.match(rf"{name}(?![0-9A-Za-z])", kind)]
     return PEAK_TFLOPS[max(matches, key=len)] if matches else None
 
 
@@ -68,10 +71,13 @@ class Throughput:
 class MetricsWriter:
     """Write metrics of the first process; the others write nothing.
 
+    Lines of steps after `start`, which a killed run wrote after its last checkpoint, are dropped:
+    these steps come again.
+
     Args:
       workdir: gets `metrics.jsonl` and `tensorboard/`.
       num_steps: length of the progress bar.
-      start: step that the bar starts at.
+      start: step that the run goes on from.
     """
 
     def __init__(self, workdir: Path, num_steps: int, start: int):
@@ -80,8 +86,10 @@ class MetricsWriter:
             return
         from tensorboardX import SummaryWriter
 
-        self._file = (workdir / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        path = workdir / "metrics.jsonl"
+        _drop_after(path, start)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._num_steps = num_steps
         self._bar = None
         if sys.stderr.isatty():
@@ -91,6 +99,7 @@ class MetricsWriter:
         """One line everywhere."""
         if not self._active:
             return
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -113,6 +122,23 @@ class MetricsWriter:
             self._board.close()
             if self._bar is not None:
                 self._bar.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the whole lines of `path` up to `step`."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # cut off by a kill
+            continue
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
 
 
 def format_metrics(values: dict[str, float]) -> str:

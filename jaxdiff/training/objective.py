@@ -22,8 +22,10 @@ class Objective(NamedTuple):
     """Per-example loss and metrics."""
     tokenize: Tokenize
     """Captions -> ids [B, T]."""
-    preview: Callable[[Params, Params], np.ndarray | None]
-    """(averaged parameters, frozen) -> a uint8 picture [H, W, 3] to look at, or None."""
+    keep: Callable[[Path], None]
+    """Write what a resumed run reads, beside its checkpoints."""
+    preview: Callable[[Params], np.ndarray | None]
+    """Averaged parameters -> a uint8 picture [H, W, 3] to look at, or None."""
     export: Callable[[Path, Params, dict], None]
     """(directory, averaged parameters, facts for the record): write a model directory."""
 

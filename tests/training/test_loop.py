@@ -14,8 +14,8 @@ import pytest
 
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.errors import UserError
-from jaxdiff.training.config import to_json
 from jaxdiff.training.loop import NotFiniteError, train
+from jaxdiff.training.workdir import to_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,8 +42,10 @@ def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(run, request, tm
 
 def test_mesh_and_pmap_give_the_same_losses_on_eight_devices(diffusion_run, tmp_path):
     assert jax.device_count() == 8
+    unet = replace(diffusion_run.objective.unet, dropout=0.1)
+    config = replace(diffusion_run, objective=replace(diffusion_run.objective, unet=unet))
     runs = {
-        how: replace(diffusion_run, parallel=how, num_steps=20, workdir=tmp_path / how)
+        how: replace(config, parallel=how, num_steps=20, workdir=tmp_path / how)
         for how in ("mesh", "pmap")
     }
     for config in runs.values():
@@ -97,16 +99,13 @@ def test_a_killed_process_loses_nothing_but_time(diffusion_run, tmp_path):
         np.testing.assert_array_equal(whole[name], killed[name])
 
 
-def test_nan_stops_the_run_and_names_the_last_good_checkpoint(autoencoder_run):
+def test_nan_stops_the_run_and_its_advice_can_be_followed(autoencoder_run):
     train(replace(autoencoder_run, num_steps=3))
-    broken = replace(
-        autoencoder_run, optimizer=replace(autoencoder_run.optimizer, learning_rate=1e30)
-    )
-    config = json.loads((autoencoder_run.workdir / "config.json").read_text())
-    config["optimizer"]["learning_rate"] = 1e30  # as if it had been started so
-    (autoencoder_run.workdir / "config.json").write_text(json.dumps(config))
+    hot = replace(autoencoder_run.optimizer, learning_rate=1e30)
     with pytest.raises(NotFiniteError, match=r"not finite at step .*checkpoints/3"):
-        train(broken)
+        train(replace(autoencoder_run, optimizer=hot))
+    lower = replace(autoencoder_run.optimizer, learning_rate=1e-4)
+    assert int(train(replace(autoencoder_run, optimizer=lower)).step) == 6
 
 
 def test_another_config_is_refused_by_the_name_of_its_fields(autoencoder_run):
@@ -123,15 +122,55 @@ def test_a_batch_that_does_not_divide_is_refused(autoencoder_run):
     assert not config.workdir.exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over(autoencoder_run, caplog):
+def test_a_damaged_checkpoint_is_passed_over_and_written_again(autoencoder_run, tmp_path, caplog):
+    whole = train(replace(autoencoder_run, workdir=tmp_path / "whole"))
     train(autoencoder_run)
     newest = autoencoder_run.workdir / "checkpoints" / "6"
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
     again = train(autoencoder_run)
-    assert int(again.step) == 6
     assert "checkpoint 6 cannot be read" in caplog.text
+    assert newest.with_name("6.damaged").is_dir()
+    _same(whole, again)
+    caplog.clear()
+    _same(whole, train(autoencoder_run))  # which reads checkpoint 6
+    assert not caplog.text.count("cannot be read")
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_lost(autoencoder_run):
+    train(replace(autoencoder_run, num_steps=3))
+    for file in (autoencoder_run.workdir / "checkpoints" / "3").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the checkpoints"):
+        train(autoencoder_run)
+    assert (autoencoder_run.workdir / "checkpoints" / "3").is_dir()
+
+
+def test_a_mistake_does_not_claim_the_work_directory(diffusion_run):
+    wrong = replace(diffusion_run, data=replace(diffusion_run.data, source="shape"))
+    with pytest.raises(UserError, match="unknown data source"):
+        train(wrong)
+    assert int(train(replace(diffusion_run, num_steps=1)).step) == 1
+
+
+def test_a_decaying_rate_keeps_its_last_step(autoencoder_run):
+    cosine = replace(autoencoder_run.optimizer, schedule="cosine")
+    train(replace(autoencoder_run, optimizer=cosine, num_steps=2))
+    with pytest.raises(UserError, match="num_steps: 2 there, 6 here"):
+        train(replace(autoencoder_run, optimizer=cosine))
+
+
+def test_metrics_of_steps_that_come_again_are_dropped(autoencoder_run):
+    train(replace(autoencoder_run, num_steps=3))
+    metrics = autoencoder_run.workdir / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write(json.dumps({"step": 4, "loss": 99.0}) + "\n" + '{"step": 5, "lo')
+    train(autoencoder_run)
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(row["loss"] < 99 for row in rows)
 
 
 def test_the_export_is_the_average_and_loads(autoencoder_run, tmp_path):

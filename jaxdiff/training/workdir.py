@@ -1,0 +1,119 @@
+"""The work directory of a run: its `config.json`, and the check that it belongs to this run."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxdiff.errors import UserError
+from jaxdiff.training.config import TrainConfig
+
+# What may differ between a run and its continuation: where it goes, how long, how fast; not what
+# it is.
+FREE_FIELDS = {
+    "workdir",
+    "export",
+    "name",
+    "licence",
+    "num_steps",
+    "parallel",
+    "preview",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "optimizer.learning_rate",
+    "optimizer.clip_norm",
+    "optimizer.accumulate",
+    "data.num_threads",
+    "data.prefetch",
+    "data.memory_mb",
+    "data.data_dir",
+    "data.strict",
+    "objective.unet.remat",
+    "objective.unet.attention",
+}
+
+
+def to_json(config: Any) -> Any:
+    """A dataclass as plain JSON values; paths become strings, tuples lists."""
+    if dataclasses.is_dataclass(config):
+        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"type": type(config).__name__, **values}
+    if isinstance(config, Path):
+        return str(config)
+    if isinstance(config, list | tuple):
+        return [to_json(value) for value in config]
+    return config
+
+
+def check_workdir(config: TrainConfig) -> Path:
+    """Create the work directory, or check that its checkpoints are of this run; writes no config.
+
+    Raises:
+      UserError: no directory was given, it cannot be written, or it holds checkpoints and its
+        `config.json` differs from this run's in more than `FREE_FIELDS`; the message lists them.
+    """
+    if config.workdir is None:
+        raise UserError("--workdir is missing; say where checkpoints and metrics shall go")
+    path = config.workdir / "config.json"
+    try:
+        config.workdir.mkdir(parents=True, exist_ok=True)
+        probe = config.workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+        started = any((config.workdir / "checkpoints").glob("[0-9]*"))
+        theirs = json.loads(path.read_text()) if started and path.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot use --workdir {config.workdir}: {error}") from error
+    if theirs is None:
+        return config.workdir
+    if not isinstance(theirs, dict):
+        raise UserError(f"cannot use --workdir {config.workdir}: config.json is no config")
+    different = differences(theirs, config, _fixed_by_schedule(config))
+    if different:
+        raise UserError(
+            f"{config.workdir} belongs to another config ({'; '.join(different[:4])}); "
+            "give the same options, or another --workdir"
+        )
+    return config.workdir
+
+
+def write_config(config: TrainConfig) -> None:
+    """Write `config.json` into the work directory, whole or not at all."""
+    path = config.workdir / "config.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _fixed_by_schedule(config: TrainConfig) -> set[str]:
+    """A decaying learning rate depends on the last step, so that one must stay too."""
+    return set() if config.optimizer.schedule == "constant" else {"num_steps"}
+
+
+def differences(theirs: dict, ours: Any, fixed: set[str], prefix: str = "") -> list[str]:
+    """Dotted names of the fields that differ and are not free, with both values.
+
+    A field that `theirs` lacks, since an older version wrote it, counts as its default.
+    """
+    if theirs.get("type") != type(ours).__name__:
+        name = prefix.rstrip(".") or "config"
+        return [f"{name}: {theirs.get('type')} there, {type(ours).__name__} here"]
+    found = []
+    for field in dataclasses.fields(ours):
+        name, value = prefix + field.name, getattr(ours, field.name)
+        if name in FREE_FIELDS - fixed:
+            continue
+        if dataclasses.is_dataclass(value) and isinstance(theirs.get(field.name), dict):
+            found += differences(theirs[field.name], value, fixed, f"{name}.")
+            continue
+        their = theirs.get(field.name, to_json(_default(field)))
+        if their != to_json(value):
+            found.append(f"{name}: {their!r} there, {to_json(value)!r} here")
+    return found
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
