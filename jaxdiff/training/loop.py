@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Key
 from PIL import Image
 
+from jaxdiff.convert.model_dir import check_writable
 from jaxdiff.data.pipeline import make_batches, make_source
 from jaxdiff.data.sources import Source
 from jaxdiff.errors import UserError
@@ -49,6 +50,8 @@ def train(config: TrainConfig) -> TrainState:
     # -- what is trained, on what, where
     runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
     workdir = check_workdir(config)
+    if config.export is not None:
+        check_writable(config.export)
     source = make_source(config.data)
     objective = _make_objective(config, source, workdir)
     if jax.process_index() == 0:
