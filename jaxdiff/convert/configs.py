@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdiff.convert.tensors import read_json, write_json
-from jaxdiff.errors import UserError
+from jaxdiff.errors import UserError, typed_fields
 from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
 
 Config = UNetConfig | AutoencoderConfig | TextEncoderConfig
 
 LIBRARY_VERSION = "0.35.0"  # the version of diffusers whose files these are
 
-_ANY = object()  # of no consequence here
+ANY = object()
+"""In a table of implied values: of no consequence here."""
 
 
 class Architecture(NamedTuple):
@@ -25,7 +26,7 @@ class Architecture(NamedTuple):
     class_names: tuple[str, ...]
     """Classes that are read; the first one is written."""
     implied: dict[str, Any]
-    """Other keys: the value that this library implements, or `_ANY`."""
+    """Other keys: the value that this library implements, or `ANY`."""
     own: tuple[str, ...] = ()
     """Our fields that are no keys of the file."""
 
@@ -36,7 +37,7 @@ UNET = Architecture(
     ("UNet2DConditionModel",),
     {
         "act_fn": "silu",
-        "addition_embed_type_num_heads": _ANY,
+        "addition_embed_type_num_heads": ANY,
         "attention_type": "default",
         "conv_in_kernel": 3,
         "conv_out_kernel": 3,
@@ -48,7 +49,7 @@ UNET = Architecture(
         "resnet_out_scale_factor": 1.0,
         "resnet_time_scale_shift": "default",
         "time_embedding_type": "positional",
-        "upcast_attention": _ANY,  # the softmax is float32 here in any case
+        "upcast_attention": ANY,  # the softmax is float32 here in any case
     },
     own=("remat", "attention"),
 )
@@ -59,10 +60,10 @@ AUTOENCODER = Architecture(
     ("AutoencoderKL",),
     {
         "act_fn": "silu",
-        "down_block_types": _ANY,  # checked in _translate
-        "force_upcast": _ANY,
+        "down_block_types": ANY,  # checked in _translate
+        "force_upcast": ANY,
         "shift_factor": 0,
-        "up_block_types": _ANY,
+        "up_block_types": ANY,
     },
 )
 
@@ -71,16 +72,16 @@ TEXT_ENCODER = Architecture(
     "architectures",
     ("CLIPTextModel", "CLIPTextModelWithProjection"),
     {
-        "attention_dropout": _ANY,
-        "bos_token_id": _ANY,
-        "dropout": _ANY,
-        "dtype": _ANY,
-        "initializer_factor": _ANY,
-        "initializer_range": _ANY,
+        "attention_dropout": ANY,
+        "bos_token_id": ANY,
+        "dropout": ANY,
+        "dtype": ANY,
+        "initializer_factor": ANY,
+        "initializer_range": ANY,
         "model_type": "clip_text_model",
-        "pad_token_id": _ANY,
-        "torch_dtype": _ANY,
-        "transformers_version": _ANY,
+        "pad_token_id": ANY,
+        "torch_dtype": ANY,
+        "transformers_version": ANY,
     },
 )
 
@@ -109,8 +110,9 @@ def read_config(path: Path, architecture: Architecture) -> Config:
     known -= set(architecture.own)
     for key, value in content.items():
         if key not in known and not key.startswith("_") and key != architecture.class_key:
-            _require_implied(key, value, architecture, path)
-    fields = {key: _frozen(content[key]) for key in known if content.get(key) is not None}
+            require_implied(key, value, architecture.implied, str(path))
+    given = {key: content[key] for key in known if content.get(key) is not None}
+    fields = typed_fields(architecture.config, given, str(path))
     try:
         return architecture.config(**fields)
     except UserError as error:
@@ -121,7 +123,7 @@ def write_config(path: Path, config: Config) -> None:
     """Write a part's `config.json`, with the implied values spelled out."""
     architecture = next(a for a in (UNET, AUTOENCODER, TEXT_ENCODER) if type(config) is a.config)
     content = dataclasses.asdict(config) | {
-        key: value for key, value in architecture.implied.items() if value is not _ANY
+        key: value for key, value in architecture.implied.items() if value is not ANY
     }
     for name in architecture.own:
         del content[name]
@@ -164,15 +166,23 @@ def _translate(content: dict[str, Any], name: str, path: Path) -> dict[str, Any]
     return content
 
 
-def _require_implied(key: str, value: Any, architecture: Architecture, path: Path) -> None:
-    """Refuse an option that would be ignored; absent, None and False ask for nothing."""
-    if value is None or value is False:
+def require_implied(key: str, value: Any, implied: dict[str, Any], source: str) -> None:
+    """Refuse an option whose value is not the one implemented here.
+
+    None asks for nothing, nor does False where True is not implied.
+
+    Args:
+      key: the option.
+      value: what a file says of it.
+      implied: option -> the value implemented here, or `ANY`.
+      source: the file, for the message.
+
+    Raises:
+      UserError: it asks for something else, or is unknown.
+    """
+    expected = implied.get(key)
+    if value is None or expected is ANY or (value is False and expected is not True):
         return
-    expected = architecture.implied.get(key)
-    if expected is not _ANY and value != expected:
+    if value != expected:
         only = f"; only {expected!r} is" if expected is not None else ""
-        raise UserError(f"{path}: {key}={value!r} is not supported{only}")
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+        raise UserError(f"{source}: {key}={value!r} is not supported{only}")

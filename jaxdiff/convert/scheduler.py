@@ -1,11 +1,14 @@
 """The noise of a model: its process and prediction, and `scheduler_config.json` in and out."""
 
+import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxdiff.convert.configs import ANY, require_implied
 from jaxdiff.diffusion import prediction as predictions
 from jaxdiff.diffusion import process as processes
-from jaxdiff.errors import UserError, choose
+from jaxdiff.diffusion.grids import GRIDS
+from jaxdiff.errors import UserError, choose, typed_fields
 
 Schedule = Literal["linear", "scaled_linear", "cosine", "flow", "ve"]
 PredictionName = Literal["eps", "x0", "v", "flow", "edm"]
@@ -36,6 +39,72 @@ _VP_CLASSES = (
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
+# Options besides those of `NoiseConfig`: the value implemented here, or ANY where the option says
+# how a sampler is to go about it, which is the user's choice and not the model's.
+_VP_IMPLIED = {
+    "algorithm_type": ANY,
+    "clip_sample": False,
+    "clip_sample_range": ANY,  # for clip_sample, as are the next two for thresholding
+    "dynamic_thresholding_ratio": ANY,
+    "sample_max_value": ANY,
+    "disable_corrector": ANY,
+    "euler_at_final": ANY,
+    "final_sigmas_type": "zero",
+    "flow_shift": ANY,  # for use_flow_sigmas
+    "interpolation_type": "linear",
+    "lambda_min_clipped": ANY,
+    "lower_order_final": ANY,
+    "original_inference_steps": ANY,
+    "predict_x0": ANY,
+    # False (Stable Diffusion 1.x) ends the last step of DDIM and PNDM at the first level, a sigma
+    # of 0.03, instead of 0. Every grid here ends at 0: a slightly cleaner picture, and no other
+    # scheduler of diffusers has the option.
+    "set_alpha_to_one": ANY,
+    "skip_prk_steps": ANY,
+    "solver_order": ANY,
+    "solver_p": ANY,
+    "solver_type": ANY,
+    "time_shift_type": ANY,  # for use_dynamic_shifting
+    "timestep_scaling": ANY,
+    "timestep_type": "discrete",
+    "variance_type": ANY,
+}
+_FLOW_IMPLIED = {
+    "base_image_seq_len": ANY,  # these and the others for use_dynamic_shifting
+    "base_shift": ANY,
+    "max_image_seq_len": ANY,
+    "max_shift": ANY,
+    "num_train_timesteps": 1000,
+    "time_shift_type": ANY,
+}
+_EDM_IMPLIED = {
+    "final_sigmas_type": "zero",
+    "prediction_type": "epsilon",  # so it calls what EDM's preconditioning makes of a network
+    "rho": 7.0,
+    "sigma_schedule": "karras",
+}
+# Keys that become a field of `NoiseConfig` as they are.
+_VP_FIELDS = {
+    "beta_start": "beta_start",
+    "beta_end": "beta_end",
+    "num_train_timesteps": "num_timesteps",
+    "rescale_betas_zero_snr": "zero_terminal_snr",
+    "steps_offset": "steps_offset",
+}
+_VP_NAMES = (
+    "beta_schedule",
+    "prediction_type",
+    "timestep_spacing",
+    "use_exponential_sigmas",
+    "use_karras_sigmas",
+)
+_EDM_FIELDS = {
+    "num_train_timesteps": "num_timesteps",
+    "sigma_data": "sigma_data",
+    "sigma_max": "sigma_max",
+    "sigma_min": "sigma_min",
+}
+
 _FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 _EDM_CLASS = "EDMEulerScheduler"
 
@@ -70,7 +139,31 @@ class NoiseConfig:
     """Added to the timesteps of the grid leading, as Stable Diffusion does."""
 
     def __post_init__(self) -> None:
-        """Refuse what the schedule would ignore."""
+        """Refuse numbers out of range, and what the schedule would ignore."""
+        choose("noise.schedule", self.schedule, typing.get_args(Schedule))
+        choose("noise.prediction", self.prediction, typing.get_args(PredictionName))
+        choose("noise.spacing", self.spacing, GRIDS)
+        if self.num_timesteps < 1:
+            raise UserError(f"noise.num_timesteps must be at least 1, not {self.num_timesteps}")
+        if self.steps_offset < 0:
+            raise UserError(f"noise.steps_offset must be at least 0, not {self.steps_offset}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise UserError(
+                f"noise.beta_start {self.beta_start} and noise.beta_end {self.beta_end} must be "
+                "between 0 and 1, the first no larger than the last"
+            )
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise UserError(
+                f"noise.sigma_min {self.sigma_min} must be above 0 and below noise.sigma_max "
+                f"{self.sigma_max}"
+            )
+        for name in ("shift", "sigma_data"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"noise.{name} must be above 0, not {getattr(self, name)}")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Refuse options that contradict the schedule."""
         discrete = self.schedule in _BETA_SCHEDULES
         if self.zero_terminal_snr and not discrete:
             raise UserError(f"zero_terminal_snr does nothing for schedule {self.schedule!r}")
@@ -153,37 +246,51 @@ def from_scheduler_config(config: dict[str, Any], source: str = "scheduler") -> 
       source: its path, for messages.
 
     Raises:
-      UserError: an unknown scheduler, beta schedule or prediction type, or trained betas.
+      UserError: an unknown scheduler or name, a value out of range, or an option that is not
+        implemented (see the tables of implied values).
     """
     name = config.get("_class_name", "")
     choose(f"scheduler class in {source}", name, (*_VP_CLASSES, _FLOW_CLASS, _EDM_CLASS))
-    if name == _FLOW_CLASS:
-        if config.get("use_dynamic_shifting"):
-            raise UserError(f"{source}: use_dynamic_shifting is not supported")
-        return NoiseConfig("flow", prediction="flow", shift=config.get("shift", 1.0))
-    if name == _EDM_CLASS:
-        sigmas = {k: config[k] for k in ("sigma_min", "sigma_max", "sigma_data") if k in config}
-        return NoiseConfig("ve", prediction="edm", spacing="karras", **sigmas)
-    if config.get("trained_betas") is not None:
-        raise UserError(f"{source}: trained_betas are not supported")
-    return NoiseConfig(
-        schedule=_ours(_BETA_SCHEDULES, config.get("beta_schedule", "linear"), source),
-        beta_start=config.get("beta_start", 1e-4),
-        beta_end=config.get("beta_end", 0.02),
-        num_timesteps=config.get("num_train_timesteps", 1000),
-        prediction=_ours(_PREDICTION_TYPES, config.get("prediction_type", "epsilon"), source),
-        zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
-        spacing=_spacing(config),
-        steps_offset=config.get("steps_offset", 0),
-    )
+    try:
+        if name == _FLOW_CLASS:
+            given = _fields(config, {"shift": "shift"}, (), _FLOW_IMPLIED, source)
+            return NoiseConfig("flow", prediction="flow", **given)
+        if name == _EDM_CLASS:
+            given = _fields(config, _EDM_FIELDS, (), _EDM_IMPLIED, source)
+            return NoiseConfig("ve", prediction="edm", spacing="karras", **given)
+        given = _fields(config, _VP_FIELDS, _VP_NAMES, _VP_IMPLIED, source)
+        return NoiseConfig(
+            schedule=_ours(_BETA_SCHEDULES, config.get("beta_schedule", "linear"), source),
+            prediction=_ours(_PREDICTION_TYPES, config.get("prediction_type", "epsilon"), source),
+            spacing=_spacing(config, source),
+            **{"beta_start": 1e-4, "beta_end": 0.02, "steps_offset": 0, **given},
+        )
+    except UserError as error:
+        told = source in str(error)
+        raise error if told else UserError(f"{source}: {error}") from error
 
 
-def _spacing(config: dict[str, Any]) -> str:
+def _fields(
+    config: dict[str, Any],
+    fields: dict[str, str],
+    names: tuple[str, ...],
+    implied: dict[str, Any],
+    source: str,
+) -> dict[str, Any]:
+    """The values for fields of `NoiseConfig`, once everything else is known to be implied."""
+    for key, value in config.items():
+        if not key.startswith("_") and key not in fields and key not in names:
+            require_implied(key, value, implied, source)
+    given = {ours: config[key] for key, ours in fields.items() if config.get(key) is not None}
+    return typed_fields(NoiseConfig, given, source)
+
+
+def _spacing(config: dict[str, Any], source: str) -> str:
+    spacing = config.get("timestep_spacing", "leading")
+    choose(f"timestep_spacing in {source}", spacing, _SPACINGS)
     if config.get("use_karras_sigmas"):
         return "karras"
-    if config.get("use_exponential_sigmas"):
-        return "exponential"
-    return config.get("timestep_spacing", "leading")
+    return "exponential" if config.get("use_exponential_sigmas") else spacing
 
 
 def _ours(table: dict[str, str], theirs: str, source: str) -> Any:

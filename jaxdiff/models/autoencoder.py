@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from jaxdiff.errors import UserError
+from jaxdiff.models.checks import require_groups, require_positive
 from jaxdiff.models.layers import (
     Downsample,
     ResnetBlock,
@@ -26,6 +27,13 @@ from jaxdiff.models.layers import (
 
 EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+_AT_LEAST_ONE = (
+    "sample_size",
+    "in_channels",
+    "out_channels",
+    "latent_channels",
+    "layers_per_block",
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +64,13 @@ class AutoencoderConfig:
     """A 1x1 projection before the decoder."""
 
     def __post_init__(self) -> None:
-        """Refuse channels that the norm's groups do not divide."""
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
-                raise UserError(
-                    f"autoencoder config: {channels} channels do not divide into "
-                    f"norm_num_groups={self.norm_num_groups}"
-                )
+        """Refuse numbers that make no network."""
+        require_positive("autoencoder config", self, _AT_LEAST_ONE)
+        require_groups("autoencoder config", self.block_out_channels, self.norm_num_groups)
+        if not self.scaling_factor > 0:
+            raise UserError(
+                f"autoencoder config: scaling_factor must be above 0, not {self.scaling_factor}"
+            )
 
     @property
     def downscale(self) -> int:

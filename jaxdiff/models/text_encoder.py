@@ -17,6 +17,16 @@ from jaxtyping import Array, Float, Int
 
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.attention import einsum_attention
+from jaxdiff.models.checks import require_positive
+
+_AT_LEAST_ONE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -56,8 +66,9 @@ class TextEncoderConfig:
     """Width of the projected pooled state; None for an encoder without a projection."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown activation, or heads that do not divide the width."""
+        """Refuse an unknown activation, and numbers that make no network."""
         choose("hidden_act", self.hidden_act, ACTIVATIONS)
+        require_positive("text encoder config", self, _AT_LEAST_ONE)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"text encoder config: num_attention_heads={self.num_attention_heads} "

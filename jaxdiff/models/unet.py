@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from jaxdiff.errors import UserError, choose
+from jaxdiff.models.attention import KERNELS
+from jaxdiff.models.checks import require_groups, require_positive
 from jaxdiff.models.layers import (
     Downsample,
     MLPEmbedding,
@@ -31,6 +33,13 @@ _BLOCK_TYPES = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }
+_AT_LEAST_ONE = (
+    "sample_size",
+    "in_channels",
+    "out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class UNetConfig:
     """Attention kernel: auto, einsum or cudnn."""
 
     def __post_init__(self) -> None:
-        """Refuse levels that do not match."""
+        """Refuse levels that do not match, and numbers that make no network."""
         levels = len(self.block_out_channels)
         for name in ("down_block_types", "up_block_types"):
             if len(getattr(self, name)) != levels:
@@ -92,12 +101,33 @@ class UNetConfig:
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != levels:
                 raise UserError(f"UNet config: {name} needs {levels} entries, got {len(value)}")
-        for channels in self.block_out_channels:
-            if channels % self.norm_num_groups:
+        choose("unet.attention", self.attention, ("auto", *KERNELS))
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"UNet config: dropout={self.dropout} is not in [0, 1)")
+        if (self.addition_embed_type is not None) and not (
+            self.addition_time_embed_dim and self.projection_class_embeddings_input_dim
+        ):
+            raise UserError(
+                "UNet config: addition_embed_type needs addition_time_embed_dim and "
+                "projection_class_embeddings_input_dim"
+            )
+        require_positive("UNet config", self, _AT_LEAST_ONE)
+        require_groups("UNet config", self.block_out_channels, self.norm_num_groups)
+        for level in self._attending():
+            heads, channels = self.heads(level), self.block_out_channels[level]
+            if heads < 1 or channels % heads or self.depth(level) < 1:
                 raise UserError(
-                    f"UNet config: {channels} channels do not divide into "
-                    f"norm_num_groups={self.norm_num_groups}"
+                    f"UNet config: level {level} has {heads} heads (attention_head_dim) and "
+                    f"{self.depth(level)} transformer layers for {channels} channels; heads must "
+                    "divide the channels, and there is at least one layer"
                 )
+
+    def _attending(self) -> set[int]:
+        """Levels with text attention; the coarsest has it in the middle block."""
+        last = len(self.block_out_channels) - 1
+        down = {i for i, kind in enumerate(self.down_block_types) if kind.startswith("Cross")}
+        up = {last - i for i, kind in enumerate(self.up_block_types) if kind.startswith("Cross")}
+        return down | up | {last}
 
     def heads(self, level: int) -> int:
         """Attention heads of a level."""

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
+from jaxdiff.convert.scheduler import (
+    _EDM_CLASS,
+    _FLOW_CLASS,
+    _VP_CLASSES,
+    NoiseConfig,
+    from_scheduler_config,
+    to_scheduler_config,
+)
 from jaxdiff.errors import UserError
 
 NOISES = {
@@ -29,6 +36,11 @@ def test_round_trip(name):
         dict(schedule="ve", shift=2.0),
         dict(schedule="flow", num_timesteps=500),
         dict(zero_terminal_snr=True, prediction="eps"),
+        dict(num_timesteps=0),
+        dict(beta_start=0.02, beta_end=0.01),
+        dict(schedule="ve", sigma_min=2.0, sigma_max=1.0),
+        dict(shift=0.0),
+        dict(spacing="linear"),
     ],
 )
 def test_contradictions_are_refused(options):
@@ -47,6 +59,44 @@ def test_karras_schedules_are_the_default_grid():
     assert from_scheduler_config(config).spacing == "karras"
 
 
+VP = to_scheduler_config(NOISES["sd1"])
+FLOW = to_scheduler_config(NOISES["flow"])
+EDM = to_scheduler_config(NOISES["edm"])
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (VP, {"clip_sample": True}),
+        (VP, {"thresholding": True}),
+        (VP, {"use_beta_sigmas": True}),
+        (VP, {"interpolation_type": "log_linear"}),
+        (VP, {"timestep_spacing": "linear"}),
+        (VP, {"beta_end": "x"}),
+        (VP, {"beta_end": 2.0}),
+        (VP, {"num_train_timesteps": 0}),
+        (VP, {"trained_betas": [0.1]}),
+        (VP, {"novelty": 1}),
+        (FLOW, {"num_train_timesteps": 500}),
+        (FLOW, {"use_karras_sigmas": True}),
+        (FLOW, {"use_dynamic_shifting": True}),
+        (FLOW, {"shift": -1}),
+        (EDM, {"prediction_type": "v_prediction"}),
+        (EDM, {"sigma_schedule": "exponential"}),
+        (EDM, {"sigma_max": None, "sigma_min": 90.0}),
+    ],
+)
+def test_options_that_are_not_implemented_are_refused(config, changes):
+    with pytest.raises(UserError, match="scheduler.json") as caught:
+        from_scheduler_config(config | changes, "scheduler.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"set_alpha_to_one": False}, {"skip_prk_steps": True}])
+def test_options_of_samplers_are_accepted(changes):
+    assert from_scheduler_config(VP | changes) == NOISES["sd1"]
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["emoji", "sd1", "sd2", "ddpm", "zero"])
 def test_alphas_are_those_of_diffusers(name):
@@ -58,3 +108,15 @@ def test_alphas_are_those_of_diffusers(name):
     process = NOISES[name].process()
     np.testing.assert_allclose(process.alpha(t) ** 2, alpha_bar, rtol=2e-5, atol=1e-9)
     np.testing.assert_allclose(process.timestep(t), np.arange(1000), atol=1e-9)
+
+
+@pytest.mark.parity
+def test_every_default_of_diffusers_is_accepted():
+    """But for DDIM's and DDPM's own default of clipping, which no latent model keeps."""
+    import diffusers
+
+    for name in (*_VP_CLASSES, _FLOW_CLASS, _EDM_CLASS):
+        config = dict(getattr(diffusers, name)().config)
+        if name in ("DDIMScheduler", "DDPMScheduler"):
+            config["clip_sample"] = False
+        from_scheduler_config(config | {"_class_name": name})
