@@ -81,7 +81,8 @@ def _nothing(folder: Path, skipped: int) -> str:
 
 def _read_metadata(path: Path) -> Iterator[tuple[str, str | None]]:
     """(file name, caption or None) of every line."""
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
+    # Not splitlines(): JSON may hold U+2028 and other separators in a string.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -99,5 +100,14 @@ def _read_sidecars(folder: Path) -> Iterator[tuple[str, str | None]]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             text = path.with_suffix(".txt")
-            caption = text.read_text("utf-8-sig").strip() if text.is_file() else None
+            caption = _read_text(text).strip() if text.is_file() else None
             yield path.relative_to(folder).as_posix(), caption
+
+
+def _read_text(path: Path) -> str:
+    """A UTF-8 file's text, without a byte order mark."""
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(f"{path} cannot be read: {reason}") from error

@@ -174,13 +174,32 @@ class MemorySource:
 class LazySource:
     """Another source decoded as needed; in the place of a corrupt picture comes the next readable.
 
-    What stands at an index thus depends on the files alone, and a run stays repeatable.
+    What stands at an index thus depends on the files alone, and a run stays repeatable. If strict,
+    every picture is decoded once at opening.
     """
 
     def __init__(self, source: Corpus, *, strict: bool = False):
         self._source, self._strict = source, strict
         self._corrupt: set[int] = set()
         self.skipped = list(source.skipped)
+        if strict:
+            self._verify()
+
+    def _verify(self) -> None:
+        """Decode every picture once, so that a corrupt one stops a run before it begins."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            reasons = [reason for reason in pool.map(self._fault, range(len(self))) if reason]
+        if reasons:
+            raise UserError(
+                f"{len(reasons)} of {len(self)} pictures can not be read; the first: {reasons[0]}"
+            )
+
+    def _fault(self, index: int) -> str | None:
+        try:
+            self._source[index]
+        except CorruptImage as error:
+            return str(error)
+        return None
 
     def __len__(self) -> int:
         """Number of examples, corrupt ones included."""
@@ -195,8 +214,9 @@ class LazySource:
             try:
                 return self._source[at]
             except CorruptImage as error:
-                skip(str(error), self.skipped, self._strict)
                 self._corrupt.add(at)
+                count = f"{len(self._corrupt)} of {len(self)} pictures so far"
+                skip(f"{error} ({count})", self.skipped, self._strict)
         raise UserError(f"no picture can be read; the last: {self.skipped[-1]}")
 
     def caption(self, index: int) -> str:

@@ -153,23 +153,28 @@ class Tokenizer:
         """
         folder = Path(folder)
         if (folder / "vocab.json").exists():
-            vocab = _read_json(folder / "vocab.json")
-            merges = _read_merges(folder / "merges.txt")
+            source = folder / "vocab.json"
+            vocab, merges = _read_json(source), _read_merges(folder / "merges.txt")
         else:
-            model = _read_json(folder / "tokenizer.json").get("model", {})
-            if model.get("type") != "BPE":
-                raise UserError(f"{folder / 'tokenizer.json'} is no byte-pair tokenizer")
-            vocab = model["vocab"]
-            pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
-            merges = [tuple(pair) for pair in pairs]
+            source = folder / "tokenizer.json"
+            vocab, merges = _read_whole(source)
+        if not all(isinstance(index, int) and index >= 0 for index in vocab.values()):
+            raise UserError(f"the tokenizer's file {source} is damaged: an id is no number")
         config, special = (
             _read_json(folder / name) if (folder / name).exists() else {}
             for name in ("tokenizer_config.json", "special_tokens_map.json")
         )
         pad = config.get("pad_token") or special.get("pad_token") or EOS
         pad = pad["content"] if isinstance(pad, dict) else pad
-        length = int(config.get("model_max_length", 77))
-        return cls(vocab, merges, length if length < 10**6 else 77, pad)
+        length = config.get("model_max_length", 77)
+        if isinstance(length, bool) or not isinstance(length, int | float):
+            raise UserError(
+                f"the tokenizer's file {folder / 'tokenizer_config.json'} is damaged:"
+                f" model_max_length is {length!r}, no number"
+            )
+        tokenizer = cls(vocab, merges, int(length) if length < 10**6 else 77, pad)
+        _require_merges(vocab, merges, {BOS, EOS, pad}, source)
+        return tokenizer
 
 
 def _backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
@@ -201,21 +206,57 @@ def _backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> tokeni
     return backend
 
 
-def _read_json(path: Path) -> dict:
+def _read_text(path: Path) -> str:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8")
     except FileNotFoundError:
         raise UserError(f"the tokenizer lacks the file {path}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the tokenizer's file {path} is damaged: {error}") from error
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
+def _read_json(path: Path) -> dict:
     try:
-        lines = path.read_text("utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"the tokenizer lacks the file {path}") from None
-    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    if any(len(pair) != 2 for pair in pairs):
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"the tokenizer's file {path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the tokenizer's file {path} is damaged: it holds no JSON object")
+    return content
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    lines = _read_text(path).split("\n")
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    return _pairs(pairs, path)
+
+
+def _read_whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a `tokenizer.json`, whose merges are pairs or "a b"."""
+    model = _read_json(path).get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        raise UserError(f"{path} is no byte-pair tokenizer")
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        raise UserError(f"the tokenizer's file {path} is damaged: it lacks vocab or merges")
+    return vocab, _pairs([m.split(" ") if isinstance(m, str) else m for m in merges], path)
+
+
+def _pairs(merges: list, path: Path) -> list[tuple[str, str]]:
+    if any(len(pair) != 2 for pair in merges):
         raise UserError(f"the tokenizer's file {path} is damaged: a merge is not two tokens")
-    return pairs
+    return [tuple(pair) for pair in merges]
+
+
+def _require_merges(
+    vocab: dict[str, int], merges: list[tuple[str, str]], special: set[str], source: Path
+) -> None:
+    """Refuse merges cut short: every token is a byte symbol, special, or what a merge makes."""
+    symbols = _byte_symbols()
+    made = {first + second for first, second in merges}
+    unmade = set(vocab) - made - special - {s + end for s in symbols for end in ("", _WORD_END)}
+    if unmade:
+        raise UserError(
+            f"the tokenizer's merges are cut short: no merge makes {len(unmade)} tokens of"
+            f" {source}, such as {min(unmade)!r}"
+        )

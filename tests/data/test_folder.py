@@ -56,6 +56,7 @@ def test_corrupt_picture_is_named_skipped_and_counted(pictures, caplog, memory_m
     if memory_mb:
         assert "skipped 2 of 8 pictures" in caplog.text
     else:  # the next readable one stands in
+        assert source.skipped[1].endswith("(2 of 8 pictures so far)")
         assert ids[2] == "3.png" and ids[7] == "0.png"
 
 
@@ -63,6 +64,13 @@ def test_strict_stops_at_a_corrupt_picture(pictures):
     (pictures / "2.png").write_text("no picture")
     with pytest.raises(UserError, match=r"can not read the picture .*2\.png: no known format"):
         make_source(config(pictures, strict=True))
+
+
+def test_strict_reads_all_before_the_first_batch(pictures):
+    for name in ("2.png", "5.png"):
+        (pictures / name).write_text("no picture")
+    with pytest.raises(UserError, match=r"^2 of 8 pictures can not be read; .*2\.png"):
+        make_source(config(pictures, strict=True, memory_mb=0))
 
 
 def test_all_corrupt(pictures):
@@ -83,6 +91,27 @@ def test_missing_file_is_named(pictures):
 def test_damaged_metadata_names_the_line(pictures, line):
     (pictures / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "x"}\n' + line)
     with pytest.raises(UserError, match=r"metadata.jsonl, line 2: expected"):
+        make_source(config(pictures))
+
+
+def test_separators_of_unicode_stay_in_a_caption(pictures):
+    text = "a\u2028b\x85c"
+    row = json.dumps({"file_name": "1.png", "text": text}, ensure_ascii=False)
+    (pictures / "metadata.jsonl").write_bytes(f"{row}\r\n".encode())
+    assert captions_of(make_source(config(pictures))) == [text]
+
+
+def test_files_that_are_no_text_are_named(pictures):
+    metadata = pictures / "metadata.jsonl"
+    metadata.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"metadata\.jsonl cannot be read: it is no UTF-8"):
+        make_source(config(pictures))
+    metadata.unlink()
+    (pictures / "0.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"0\.txt cannot be read: it is no UTF-8"):
+        make_source(config(pictures))
+    metadata.mkdir()
+    with pytest.raises(UserError, match=r"metadata\.jsonl cannot be read: Is a directory"):
         make_source(config(pictures))
 
 

@@ -97,6 +97,36 @@ def test_damaged_directories(tokenizer, tmp_path):
         Tokenizer.load(tmp_path)
 
 
+def test_merges_cut_short_are_noticed(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    merges = tmp_path / "merges.txt"
+    lines = merges.read_text("utf-8").splitlines(keepends=True)
+    merges.write_text("".join(lines[:-1]), "utf-8")
+    with pytest.raises(UserError, match=r"cut short: no merge makes 1 tokens of .*vocab\.json"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer_config.json", b'{"model_max_length": "x"}', "is 'x', no number"),
+        ("tokenizer_config.json", b"[]", "no JSON object"),
+        ("merges.txt", b"\xff\xfe a\n", "merges.txt is damaged"),
+        ("vocab.json", b'{"a": "b"}', "an id is no number"),
+        ("tokenizer.json", b'{"model": {"type": "BPE"}}', "lacks vocab or merges"),
+        ("tokenizer.json", b'{"model": null}', "no byte-pair tokenizer"),
+    ],
+)
+def test_damaged_files_are_named(tokenizer, tmp_path, name, content, message):
+    tokenizer.save(tmp_path)
+    if name == "tokenizer.json":
+        (tmp_path / "vocab.json").unlink()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("pad", [EOS, "!"])
 def test_ids_equal_those_of_transformers(tokenizer, tmp_path, pad):
