@@ -9,6 +9,7 @@ from typing import TypeVar
 from jaxdiff.errors import UserError
 
 T = TypeVar("T")
+_INNER = "__tyro-dummy-inner__."  # how tyro calls what it wraps a default in
 
 
 def parse_or_explain(parse: Callable[[], T]) -> T:
@@ -34,7 +35,7 @@ def _first_part(box: str) -> str:
     The box is drawn in Unicode, its title in the upper edge, or, where the terminal has none, in
     ASCII, its title above a rule.
     """
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).strip()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).strip().replace(_INNER, "")
     lines = [" ".join(re.sub("[│╰╯]", " ", line).split()) for line in plain.splitlines()]
     rules = [i for i, line in enumerate(lines) if line.startswith("╭") or not line.strip("─-")]
     first = lines[rules[0] + 1 : rules[1]] if len(rules) > 1 else lines

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
-from jaxdiff.errors import UserError
+from jaxdiff.errors import UserError, typed_fields
 
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for a picture drawn by a trained model alone (http, exactly so)."""
@@ -88,6 +88,8 @@ class Recipe:
     """What the networks computed in."""
     licence: str = ""
     """Licence of the model, where it says one."""
+    steps_shown: bool = False
+    """Whether this is not the picture, but the strip of predictions on the way to it."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the libraries that drew it."""
 
@@ -160,7 +162,7 @@ def read_png(path: str | Path) -> tuple[UInt8[np.ndarray, "H W 3"], Recipe]:
             pixels = np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError(f"picture {path} does not exist") from error
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable picture ({error})") from error
     if chunk is None:
         raise UserError(f"{path} carries no recipe; only a PNG drawn by jaxdiff can be drawn again")
@@ -177,9 +179,13 @@ def source_type(path: str | Path) -> str | None:
 
 def _recipe(chunk: str, path: str | Path) -> Recipe:
     """The recipe in a JSON chunk; keys that a later version may have added are left out."""
+    damaged = f"the recipe in {path} is damaged"
     try:
         content: dict[str, Any] = json.loads(chunk)
         known = {field.name for field in dataclasses.fields(Recipe)}
-        return Recipe(**{key: value for key, value in content.items() if key in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"the recipe in {path} is damaged ({error})") from error
+        given = {key: value for key, value in content.items() if key in known}
+        return Recipe(**typed_fields(Recipe, given, damaged))
+    except UserError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{damaged} ({error})") from error

@@ -1,12 +1,13 @@
 """A picture keeps its recipe, in JSON, in the web UIs' form, and as an IPTC term."""
 
 import dataclasses
+import json
 import os
 import stat
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from jaxdiff.errors import UserError
 from jaxdiff.provenance import (
@@ -104,3 +105,25 @@ def test_unusable_files_are_named(tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             read_png(tmp_path / f"{name}.png")
         assert name in str(caught.value)
+
+
+def test_a_recipe_of_other_types_is_damaged(tmp_path):
+    for changes in ({"seed": "7"}, {"versions": [1]}, {"num_steps": None}):
+        write_png(tmp_path / "a.png", PIXELS, RECIPE)
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text("jaxdiff", json.dumps(dataclasses.asdict(RECIPE) | changes))
+        Image.fromarray(PIXELS).save(tmp_path / "a.png", pnginfo=chunks)
+        with pytest.raises(UserError, match=f"a.png is damaged: {next(iter(changes))} should be"):
+            read_png(tmp_path / "a.png")
+
+
+def test_pictures_that_are_too_large_are_refused(tmp_path, monkeypatch):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("jaxdiff", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.fromarray(PIXELS).save(tmp_path / "chunk.png", pnginfo=chunks)
+    with pytest.raises(UserError, match="not a readable picture"):
+        read_png(tmp_path / "chunk.png")
+    write_png(tmp_path / "bomb.png", PIXELS, RECIPE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(UserError, match="decompression bomb"):
+        read_png(tmp_path / "bomb.png")

@@ -1,5 +1,6 @@
 """`python sample.py`: pictures with their recipes, and one clear line for every mistake."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,9 @@ def test_show_steps(run):
     assert code == 0
     assert out == ["out/cat-0.png", "out/cat-0-steps.png"]
     assert Image.open(out[1]).size == (3 * 16, 16)
+    code, _, err = run("--recreate", out[1])
+    assert code == 2
+    assert "is a strip of steps" in err[0]
 
 
 def test_recreate(run, tiny_model, tmp_path):
@@ -106,6 +110,7 @@ MISTAKES = {
     "no prompts file": (["--prompts-file", "nowhere.txt"], "No such file"),
     "seed": (["cat", "--seed", "seven"], "--seed"),
     "seeds": (["cat", "--seeds", "1-x"], "'1-x' is no number"),
+    "empty seeds": (["cat", "--seeds", ""], "'' is no number"),
     "negative seed": (["cat", "--seed=-1"], "out of range"),
     "both seeds": (["cat", "--seeds", "1", "--seed", "2"], "give either"),
     "number of pictures": (["cat", "--num-images", "0"], "at least 1"),
@@ -157,7 +162,13 @@ def test_models_that_do_not_load(run, tiny_model_dir, tmp_path, spoil):
 def test_help_names_every_choice():
     samplers, schedules = (cli.Arguments.__dataclass_fields__[n] for n in ("sampler", "schedule"))
     text = (ROOT / "jaxdiff" / "pipelines" / "cli.py").read_text()
-    assert all(name in text for name in [*SAMPLERS, *GRIDS])
+
+    def help_of(field):
+        """The docstring under a field, which tyro shows."""
+        return text.split(f"    {field}: str | None = None\n", 1)[1].split('"""')[1]
+
+    assert set(re.findall(r"\w+", help_of("sampler"))) >= set(SAMPLERS)
+    assert set(re.findall(r"\w+", help_of("schedule"))) >= set(GRIDS)
     assert samplers.default is schedules.default is None
 
 

@@ -3,6 +3,7 @@
 Paths of pictures go to standard output, one a line; all else goes to standard error.
 """
 
+import dataclasses
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from jaxdiff.pipelines.jobs import (
     parse_seeds,
     picture_path,
     read_prompts,
+    strip_path,
     writable_directory,
 )
 from jaxdiff.provenance import Recipe, read_png, write_png
@@ -56,7 +58,8 @@ class Arguments:
     schedule: str | None = None
     """Noise levels: karras, exponential, log_snr, leading, trailing or linspace."""
     guidance_scale: float | None = None
-    """How strongly the prompt is followed; 1 turns guidance off."""
+    """How strongly the prompt is followed; 1 turns guidance off but takes as long, since the
+    scale is not compiled in: the network sees every picture with and without its prompt."""
     guidance_rescale: float | None = None
     """0 to 1: tame the contrast of strong guidance."""
     negative_prompt: str | None = None
@@ -94,7 +97,8 @@ def draw(args: Arguments) -> None:
         raise UserError("nothing to draw; give a prompt in quotes, --prompts-file or --recreate")
     if args.seeds is not None and (args.seed, args.num_images) != (0, 1):
         raise UserError("--seeds replaces --seed and --num-images; give either")
-    seeds = parse_seeds(args.seeds) if args.seeds else count_up(args.seed, args.num_images)
+    given = args.seeds
+    seeds = count_up(args.seed, args.num_images) if given is None else parse_seeds(given)
     folder = writable_directory(args.out)
     changes = {
         "num_steps": args.steps,
@@ -118,8 +122,9 @@ def draw(args: Arguments) -> None:
             write_png(path, pixels, recipe)
             print(path, flush=True)
             if strip is not None:
-                path = path.with_name(f"{path.stem}-steps.png")
-                write_png(path, strip, recipe)
+                shown = dataclasses.replace(recipe, steps_shown=True)
+                path = strip_path(path, shown)
+                write_png(path, strip, shown)
                 print(path, flush=True)
     _say(f"drew {len(jobs)} in {time.perf_counter() - begin:.1f} s")
 
@@ -129,6 +134,11 @@ def recreate(args: Arguments) -> None:
     if args != Arguments(model=args.model, out=args.out, recreate=args.recreate):
         raise UserError("--recreate takes all from the picture; add only --model or --out")
     pixels, recipe = read_png(args.recreate)
+    if recipe.steps_shown:
+        raise UserError(
+            f"{args.recreate} is a strip of steps; give the picture beside it, or draw the strip "
+            "again with the same prompt, seed and settings and --show-steps"
+        )
     folder = writable_directory(args.out)
     changes = {
         name: getattr(recipe, name)

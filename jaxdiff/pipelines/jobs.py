@@ -22,7 +22,7 @@ def read_prompts(path: Path) -> list[str]:
       UserError: the file cannot be read, or holds no prompt.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UserError(f"prompts file {path} cannot be read: {reason}") from error
@@ -91,7 +91,16 @@ def picture_path(folder: Path, recipe: Recipe) -> Path:
     """
     words = re.sub(r"\W+", "-", recipe.prompt.lower()).strip("-")[:_MAX_STEM].strip("-")
     words = words.encode("utf-8")[: 2 * _MAX_STEM].decode("utf-8", "ignore")
-    stem = f"{words or 'picture'}-{recipe.seed}"
+    return _path(folder, f"{words or 'picture'}-{recipe.seed}", recipe)
+
+
+def strip_path(picture: Path, recipe: Recipe) -> Path:
+    """Where the strip of steps of a picture goes: beside it, `red-heart-7-steps.png`."""
+    return _path(picture.parent, f"{picture.stem}-steps", recipe)
+
+
+def _path(folder: Path, stem: str, recipe: Recipe) -> Path:
+    """The first path that is free, or holds this very recipe."""
     for number in itertools.count(1):
         path = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
         if not os.path.lexists(path) or _has_recipe(path, recipe):

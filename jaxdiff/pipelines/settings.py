@@ -21,7 +21,8 @@ class Settings:
     schedule: str = "trailing"
     """A name of `GRIDS`."""
     guidance_scale: float = 3.0
-    """Scale of classifier-free guidance; 1 is off."""
+    """Scale of classifier-free guidance; 1 is off, and still pays for the doubled batch, so that
+    another scale compiles nothing."""
     guidance_rescale: float = 0.0
     """Share of the guided prediction that gets the unguided one's contrast (Lin et al. 2023)."""
     negative_prompt: str = ""

@@ -158,6 +158,8 @@ class TextToImage:
         prompts = [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts)
         if len(prompts) != len(seeds):
             raise UserError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one per picture")
+        if not prompts:
+            raise UserError("nothing to draw: no prompts and no seeds; give a seed per picture")
         for seed in seeds:
             if not 0 <= seed <= MAX_SEED:
                 raise UserError(f"seed {seed} is out of range; give 0 to {MAX_SEED}")

@@ -11,6 +11,7 @@ from jaxdiff.pipelines.jobs import (
     parse_seeds,
     picture_path,
     read_prompts,
+    strip_path,
     writable_directory,
 )
 from jaxdiff.provenance import Recipe, write_png
@@ -44,6 +45,8 @@ def test_seeds_counted_up():
 def test_prompts_file(tmp_path):
     (tmp_path / "p.txt").write_text("# animals\ncat face\n\n  naïve café  \n")
     assert read_prompts(tmp_path / "p.txt") == ["cat face", "naïve café"]
+    (tmp_path / "bom.txt").write_bytes("\ufeffcat\u2028face\r\ndog".encode())
+    assert read_prompts(tmp_path / "bom.txt") == ["cat\u2028face", "dog"]
     (tmp_path / "empty.txt").write_text("\n# nothing\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
     for name, message in {"empty": "holds no", "bytes": "UTF-8", "none": "No such file"}.items():
@@ -67,6 +70,18 @@ def test_file_names(tmp_path):
     assert picture_path(tmp_path, dataclasses.replace(RECIPE, versions={"jax": "1"})) == path
     other = picture_path(tmp_path, dataclasses.replace(RECIPE, num_steps=5))
     assert other.name == "a-red-heart-noto-style-7-2.png"
+
+
+def test_a_strip_replaces_no_other_picture(tmp_path):
+    pixels, shown = np.zeros((4, 4, 3), np.uint8), dataclasses.replace(RECIPE, steps_shown=True)
+    picture = picture_path(tmp_path, RECIPE)
+    path = strip_path(picture, shown)
+    assert path.name == f"{picture.stem}-steps.png"
+    write_png(path, pixels, RECIPE)  # a picture that happens to have the name
+    other = strip_path(picture, shown)
+    assert other.name == f"{picture.stem}-steps-2.png"
+    write_png(other, pixels, shown)
+    assert strip_path(picture, shown) == other
 
 
 @pytest.mark.parametrize(
