@@ -212,8 +212,7 @@ def diffusion_loss(
       index: position of each example in the global batch; 0 .. B - 1 by default.
       total: size of the global batch; B by default.
     """
-    row = get_prediction(prediction)
-    batch = x0.shape[0]
+    row, batch = get_prediction(prediction), x0.shape[0]
     index = jnp.arange(batch) if index is None else index
     each = jax.vmap(lambda key: named_keys(key, "t", "eps"))(keys)
     t = levels(process, each["t"], batch_key, index, batch if total is None else total)

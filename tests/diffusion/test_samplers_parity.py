@@ -13,7 +13,7 @@ from jaxdiff.rng import fold_each, image_keys, normal_each
 
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers"),
+    pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"),  # torch with numpy 2
 ]
 
 N = 1000
