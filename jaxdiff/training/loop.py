@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> TrainState:
     runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
     workdir = check_workdir(config)
     if config.export is not None:
-        check_writable(config.export)
+        check_writable(config.export, getattr(config.objective, "noise", None))
     source = make_source(config.data)
     objective = _make_objective(config, source, workdir)
     if jax.process_index() == 0:
