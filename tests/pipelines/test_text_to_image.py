@@ -52,6 +52,11 @@ def test_pictures_are_uint8_and_differ_by_prompt_and_seed(pipe):
     assert _levels_apart(pixels[0], pixels[2]) > 2
 
 
+def test_nothing_to_draw_is_said(pipe):
+    with pytest.raises(UserError, match="nothing to draw"):
+        pipe("cat", [])
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a"])
 def test_batch_and_position_do_not_change_a_picture(pipe, sampler):
     settings = FEW | {"sampler": sampler}

@@ -1,0 +1,45 @@
+"""Configurations refuse numbers that make no network, before anything is compiled."""
+
+import pytest
+
+from jaxdiff.errors import UserError
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (UNetConfig, {"attention_head_dim": 7}, "7 heads"),
+        (UNetConfig, {"attention_head_dim": (8, 8, 8, 0)}, "0 heads"),
+        (UNetConfig, {"transformer_layers_per_block": 0}, "0 transformer layers"),
+        (UNetConfig, {"norm_num_groups": 0}, "at least 1"),
+        (UNetConfig, {"norm_num_groups": 7}, "do not divide"),
+        (UNetConfig, {"attention": "flash"}, "unknown unet.attention 'flash'"),
+        (UNetConfig, {"dropout": 1.0}, "dropout"),
+        (UNetConfig, {"layers_per_block": 0}, "layers_per_block"),
+        (UNetConfig, {"block_out_channels": (320,)}, "give one per level"),
+        (UNetConfig, {"down_block_types": ("ResnetDownsampleBlock2D",) * 4}, "unknown"),
+        (UNetConfig, {"addition_embed_type": "text_time"}, "needs addition_time_embed_dim"),
+        (AutoencoderConfig, {"norm_num_groups": 0}, "at least 1"),
+        (AutoencoderConfig, {"block_out_channels": ()}, "at least 1"),
+        (AutoencoderConfig, {"latent_channels": 0}, "latent_channels"),
+        (AutoencoderConfig, {"scaling_factor": 0.0}, "scaling_factor"),
+        (TextEncoderConfig, {"num_attention_heads": 7}, "does not divide"),
+        (TextEncoderConfig, {"num_attention_heads": 0}, "at least 1"),
+        (TextEncoderConfig, {"hidden_act": "relu"}, "unknown hidden_act"),
+    ],
+)
+def test_refused(config, options, message):
+    with pytest.raises(UserError, match=message):
+        config(**options)
+
+
+def test_levels_without_attention_need_no_heads():
+    """SDXL's finest level, here with channels that its heads do not divide."""
+    config = UNetConfig(
+        block_out_channels=(32, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(5, 3),
+    )
+    assert config.heads(1) == 3

@@ -1,0 +1,40 @@
+"""Known models, by their configurations, have the published numbers of parameters.
+
+Nothing is allocated: shapes alone are traced.
+"""
+
+import jax
+import pytest
+
+from jaxdiff.convert.merge import parameter_shapes
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+SD2 = UNetConfig(
+    attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
+)
+SDXL = UNetConfig(
+    sample_size=128,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(320, 640, 1280),
+    cross_attention_dim=2048,
+    attention_head_dim=(5, 10, 20),
+    transformer_layers_per_block=(1, 2, 10),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+SIZES = {
+    "sd1 unet": (UNetConfig(), 859_520_964),
+    "sd2 unet": (SD2, 865_910_724),
+    "sdxl unet": (SDXL, 2_567_463_684),
+    "sd autoencoder": (AutoencoderConfig(), 83_653_863),
+    "clip-l text": (TextEncoderConfig(), 123_060_480),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters(name):
+    config, size = SIZES[name]
+    assert sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config))) == size
