@@ -4,7 +4,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxdiff.convert.configs import ANY, require_implied
+from jaxdiff.convert import scheduler_options as options
+from jaxdiff.convert.configs import require_implied
 from jaxdiff.diffusion import prediction as predictions
 from jaxdiff.diffusion import process as processes
 from jaxdiff.diffusion.grids import GRIDS
@@ -39,72 +40,6 @@ _VP_CLASSES = (
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 )
-# Options besides those of `NoiseConfig`: the value implemented here, or ANY where the option says
-# how a sampler is to go about it, which is the user's choice and not the model's.
-_VP_IMPLIED = {
-    "algorithm_type": ANY,
-    "clip_sample": False,
-    "clip_sample_range": ANY,  # for clip_sample, as are the next two for thresholding
-    "dynamic_thresholding_ratio": ANY,
-    "sample_max_value": ANY,
-    "disable_corrector": ANY,
-    "euler_at_final": ANY,
-    "final_sigmas_type": "zero",
-    "flow_shift": ANY,  # for use_flow_sigmas
-    "interpolation_type": "linear",
-    "lambda_min_clipped": ANY,
-    "lower_order_final": ANY,
-    "original_inference_steps": ANY,
-    "predict_x0": ANY,
-    # False (Stable Diffusion 1.x) ends the last step of DDIM and PNDM at the first level, a sigma
-    # of 0.03, instead of 0. Every grid here ends at 0: a slightly cleaner picture, and no other
-    # scheduler of diffusers has the option.
-    "set_alpha_to_one": ANY,
-    "skip_prk_steps": ANY,
-    "solver_order": ANY,
-    "solver_p": ANY,
-    "solver_type": ANY,
-    "time_shift_type": ANY,  # for use_dynamic_shifting
-    "timestep_scaling": ANY,
-    "timestep_type": "discrete",
-    "variance_type": ANY,
-}
-_FLOW_IMPLIED = {
-    "base_image_seq_len": ANY,  # these and the others for use_dynamic_shifting
-    "base_shift": ANY,
-    "max_image_seq_len": ANY,
-    "max_shift": ANY,
-    "num_train_timesteps": 1000,
-    "time_shift_type": ANY,
-}
-_EDM_IMPLIED = {
-    "final_sigmas_type": "zero",
-    "prediction_type": "epsilon",  # so it calls what EDM's preconditioning makes of a network
-    "rho": 7.0,
-    "sigma_schedule": "karras",
-}
-# Keys that become a field of `NoiseConfig` as they are.
-_VP_FIELDS = {
-    "beta_start": "beta_start",
-    "beta_end": "beta_end",
-    "num_train_timesteps": "num_timesteps",
-    "rescale_betas_zero_snr": "zero_terminal_snr",
-    "steps_offset": "steps_offset",
-}
-_VP_NAMES = (
-    "beta_schedule",
-    "prediction_type",
-    "timestep_spacing",
-    "use_exponential_sigmas",
-    "use_karras_sigmas",
-)
-_EDM_FIELDS = {
-    "num_train_timesteps": "num_timesteps",
-    "sigma_data": "sigma_data",
-    "sigma_max": "sigma_max",
-    "sigma_min": "sigma_min",
-}
-
 _FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 _EDM_CLASS = "EDMEulerScheduler"
 
@@ -253,12 +188,12 @@ def from_scheduler_config(config: dict[str, Any], source: str = "scheduler") -> 
     choose(f"scheduler class in {source}", name, (*_VP_CLASSES, _FLOW_CLASS, _EDM_CLASS))
     try:
         if name == _FLOW_CLASS:
-            given = _fields(config, {"shift": "shift"}, (), _FLOW_IMPLIED, source)
+            given = _fields(config, {"shift": "shift"}, (), options.FLOW_IMPLIED, source)
             return NoiseConfig("flow", prediction="flow", **given)
         if name == _EDM_CLASS:
-            given = _fields(config, _EDM_FIELDS, (), _EDM_IMPLIED, source)
+            given = _fields(config, options.EDM_FIELDS, (), options.EDM_IMPLIED, source)
             return NoiseConfig("ve", prediction="edm", spacing="karras", **given)
-        given = _fields(config, _VP_FIELDS, _VP_NAMES, _VP_IMPLIED, source)
+        given = _fields(config, options.VP_FIELDS, options.VP_NAMES, options.VP_IMPLIED, source)
         return NoiseConfig(
             schedule=_ours(_BETA_SCHEDULES, config.get("beta_schedule", "linear"), source),
             prediction=_ours(_PREDICTION_TYPES, config.get("prediction_type", "epsilon"), source),
