@@ -1,0 +1,39 @@
+"""The model that comes with a clone: light, and diffusers draws equal pictures with it."""
+
+import numpy as np
+import pytest
+
+from jaxdiff.pipelines import TextToImage
+from jaxdiff.pipelines.cli import SHIPPED
+
+PROMPTS = ["cat face, twemoji style", "red heart, noto style"]
+
+
+def test_weights_stay_light():
+    size = sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors"))
+    assert size <= 24e6
+
+
+@pytest.mark.parity
+def test_diffusers_draws_the_same_pictures():
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    theirs = StableDiffusionPipeline.from_pretrained(SHIPPED)
+    theirs.set_progress_bar_config(disable=True)
+    ours = TextToImage.load(SHIPPED)
+    shape = (len(PROMPTS), 8, 8, ours.model.vae_config.latent_channels)
+    latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    settings = {"guidance_scale": 4.0}
+    drawn = ours(PROMPTS, [0, 1], latents=latents, sampler="ddim", num_steps=20, **settings)
+    reference = theirs(
+        PROMPTS,
+        num_inference_steps=20,
+        latents=torch.tensor(latents.transpose(0, 3, 1, 2).copy()),
+        height=64,
+        width=64,
+        output_type="np",
+        **settings,
+    ).images
+    levels = np.abs(drawn.astype(float) - np.round(reference * 255))
+    assert levels.max() <= 2
