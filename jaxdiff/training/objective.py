@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff.data.pipeline import Tokenize
 from jaxdiff.training.step import LossFn, Params
-
-Tokenize = Callable[[list[str]], np.ndarray]
 
 
 class Objective(NamedTuple):
