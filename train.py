@@ -12,8 +12,8 @@ platform.configure()
 
 import tyro  # noqa: E402
 
-from jaxdiff.cli import parse_or_explain  # noqa: E402
-from jaxdiff.errors import UserError, choose  # noqa: E402
+from jaxdiff.cli import exit_code, parse_or_explain  # noqa: E402
+from jaxdiff.errors import choose  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
 from jaxdiff.training.config import TrainConfig  # noqa: E402
 
@@ -37,15 +37,14 @@ def main(arguments: list[str]) -> int:
     """Run the command line; 0 on success, 2 on bad input."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("jaxdiff").setLevel(logging.INFO)
-    try:
+
+    def run() -> None:
         config = parse(arguments)
         from jaxdiff.training.loop import train
 
         train(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

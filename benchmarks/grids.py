@@ -22,6 +22,7 @@ import tyro  # noqa: E402
 from jaxtyping import UInt8  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
+from jaxdiff.cli import exit_code  # noqa: E402
 from jaxdiff.data.captions import emoji_caption  # noqa: E402
 from jaxdiff.data.sources import DataConfig, make_source  # noqa: E402
 from jaxdiff.errors import UserError  # noqa: E402
@@ -167,13 +168,12 @@ def draw(args: Arguments) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 on success, 2 on bad input."""
-    try:
+
+    def run() -> None:
         for path in draw(tyro.cli(Arguments, args=arguments)):
             print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

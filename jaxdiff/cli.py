@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,16 @@ from jaxdiff.errors import UserError
 
 T = TypeVar("T")
 _INNER = "__tyro-dummy-inner__."  # how tyro calls what it wraps a default in
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Run a command line; 0 on success, 2 on bad input, which is said in one line."""
+    try:
+        run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def parse_or_explain(parse: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 import jaxdiff
-from jaxdiff.cli import parse_or_explain
+from jaxdiff.cli import exit_code, parse_or_explain
 from jaxdiff.errors import UserError
 from jaxdiff.pipelines.jobs import (
     count_up,
@@ -76,7 +76,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     """Run the command line; 0 on success, 2 on bad input."""
-    try:
+
+    def run() -> None:
         args = parse_or_explain(
             lambda: tyro.cli(Arguments, prog="sample.py", args=arguments, use_underscores=False)
         )
@@ -84,10 +85,8 @@ def main(arguments: list[str]) -> int:
             recreate(args)
         else:
             draw(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(run)
 
 
 def draw(args: Arguments) -> None:
