@@ -6,15 +6,34 @@ network's configuration and its module.
 """
 
 from jaxdiff.models.autoencoder import Autoencoder, AutoencoderConfig
+from jaxdiff.models.controlnet import (
+    ControlNet,
+    ControlNetConfig,
+    add_residuals,
+    controlnet_config,
+    copy_trunk,
+    scale_residuals,
+)
+from jaxdiff.models.shapes import example_inputs, network, parameter_shapes
 from jaxdiff.models.text_encoder import TextEncoder, TextEncoderConfig, TextOutput
-from jaxdiff.models.unet import UNet, UNetConfig
+from jaxdiff.models.unet import ControlResiduals, UNet, UNetConfig
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
+    "ControlNet",
+    "ControlNetConfig",
+    "ControlResiduals",
     "TextEncoder",
     "TextEncoderConfig",
     "TextOutput",
     "UNet",
     "UNetConfig",
+    "add_residuals",
+    "controlnet_config",
+    "copy_trunk",
+    "example_inputs",
+    "network",
+    "parameter_shapes",
+    "scale_residuals",
 ]

@@ -4,32 +4,17 @@ Axis legend: B batch, H height, W width, C channels, T text tokens, E width of t
 Parameters are float32; `dtype` is what a layer computes in; norms reduce in float32.
 """
 
-import math
 import zlib
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from jaxdiff.models.attention import Attention
 
 zeros = nn.initializers.zeros_init()
-
-
-def sinusoidal_embedding(
-    timestep: Float[Array, " B"], width: int, *, max_period: float = 10_000.0
-) -> Float[Array, "B width"]:
-    """Embed a scalar as [cos(t w_i), sin(t w_i)], w_i = max_period^(-i / (width / 2)), float32.
-
-    Vaswani et al. 2017, section 3.5, in the order (cosines first) and with the frequencies that
-    Stable Diffusion's checkpoints expect. `timestep` may be fractional; `width` is even.
-    """
-    half = width // 2
-    frequency = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
-    angle = timestep.astype(jnp.float32)[:, None] * frequency
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 def conv3x3(features: int, *, dtype: DTypeLike, name: str, zero: bool = False) -> nn.Conv:
@@ -41,18 +26,6 @@ def conv3x3(features: int, *, dtype: DTypeLike, name: str, zero: bool = False) -
 def group_norm(groups: int, epsilon: float, *, dtype: DTypeLike, name: str) -> nn.GroupNorm:
     """Group normalisation over H, W and C / groups channels (Wu & He 2018, eq. 1)."""
     return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)
-
-
-class MLPEmbedding(nn.Module):
-    """Two dense layers with SiLU between them: [B C] -> [B E]."""
-
-    width: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Dense(self.width, dtype=self.dtype, name="linear_1")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
 
 
 class ExampleDropout(nn.Module):
@@ -134,14 +107,19 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then a 3x3 convolution: [B H W C] -> [B 2H 2W features]."""
+    """Nearest neighbour, then a 3x3 convolution: [B H W C] -> [B 2H 2W features].
+
+    A `size` one smaller than twice H or W cuts the last row or column before the convolution.
+    """
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
         x = x.repeat(2, axis=1).repeat(2, axis=2)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
         return conv3x3(self.features, dtype=self.dtype, name="conv")(x)
 
 
@@ -171,11 +149,13 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward, each pre-norm and residual.
 
-    [B N C] -> [B N C], with a context [B T D].
+    [B N C] -> [B N C], with a context [B T D]. With `only_cross` the first attention, too, is over
+    the context.
     """
 
     heads: int
     kernel: str = "auto"
+    only_cross: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -186,7 +166,8 @@ class TransformerBlock(nn.Module):
         def attention(name: str) -> Attention:
             return Attention(self.heads, kernel=self.kernel, dtype=self.dtype, name=name)
 
-        x = x + attention("attn1")(norm("norm1")(x))
+        first = context if self.only_cross else None
+        x = x + attention("attn1")(norm("norm1")(x), first)
         x = x + attention("attn2")(norm("norm2")(x), context)
         return x + FeedForward(dtype=self.dtype, name="ff")(norm("norm3")(x))
 
@@ -201,6 +182,7 @@ class SpatialTransformer(nn.Module):
     depth: int = 1
     groups: int = 32
     kernel: str = "auto"
+    only_cross: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -210,8 +192,9 @@ class SpatialTransformer(nn.Module):
         h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
         h = h.reshape(batch, height * width, channels)
         for i in range(self.depth):
+            name = f"transformer_blocks_{i}"
             block = TransformerBlock(
-                self.heads, self.kernel, dtype=self.dtype, name=f"transformer_blocks_{i}"
+                self.heads, self.kernel, self.only_cross, dtype=self.dtype, name=name
             )
             h = block(h, context)
         h = nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(h)
