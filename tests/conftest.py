@@ -42,7 +42,7 @@ def tiny_model():
     import jax
     import numpy as np
 
-    from jaxdiff.convert import Model, NoiseConfig
+    from jaxdiff.convert import Model, NoiseConfig, TextTower
     from jaxdiff.convert.merge import parameter_shapes
     from jaxdiff.data.tokenizer import Tokenizer
     from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
@@ -82,8 +82,9 @@ def tiny_model():
 
         return jax.tree_util.tree_map_with_path(draw, parameter_shapes(config))
 
-    parts = (part for config in (unet, vae, text) for part in (config, weights(config)))
-    return Model(*parts, tokenizer, NoiseConfig(), {"name": "tiny", "licence": "CC0-1.0"})
+    parts = (part for config in (unet, vae) for part in (config, weights(config)))
+    tower = TextTower("text_encoder", text, weights(text), tokenizer)
+    return Model(*parts, (tower,), NoiseConfig(), {"name": "tiny", "licence": "CC0-1.0"})
 
 
 @pytest.fixture(scope="session")

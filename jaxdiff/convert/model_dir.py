@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from jaxdiff.convert.configs import (
     read_config,
     write_config,
 )
-from jaxdiff.convert.merge import Params, from_torch, parameter_shapes, to_torch
+from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
+from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
 from jaxdiff.convert.tensors import (
     read_json,
@@ -37,7 +37,6 @@ from jaxdiff.convert.tensors import (
     write_tensors,
 )
 from jaxdiff.errors import UserError
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
 
 PIPELINE = "StableDiffusionPipeline"
 
@@ -49,52 +48,6 @@ _STEMS = {
 _FOLDERS = (*_STEMS, "scheduler", "tokenizer")
 _CARD = "README.md"
 _HISTORY = Path("vae", "training.json")  # how the autoencoder was made, see convert.autoencoder
-
-
-@dataclass(frozen=True)
-class Model:
-    """Everything that a model directory holds; parameters are float32 numpy or jax arrays."""
-
-    unet_config: UNetConfig
-    unet_params: Params
-    vae_config: AutoencoderConfig
-    vae_params: Params
-    text_config: TextEncoderConfig
-    text_params: Params
-    tokenizer: Any
-    """Anything with `save(directory)`; None leaves the folder out."""
-    noise: NoiseConfig
-    meta: dict[str, Any] = field(default_factory=dict)
-    """What the model says of itself (`jaxdiff.json`); JSON values."""
-
-    def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other."""
-        unet, latents = self.unet_config, self.vae_config.latent_channels
-        width = self.text_config.hidden_size
-        if {unet.in_channels, unet.out_channels} != {latents}:
-            raise UserError(
-                f"the parts do not fit: the UNet has {unet.in_channels} channels in and "
-                f"{unet.out_channels} out, the autoencoder's latents {latents}"
-            )
-        if unet.cross_attention_dim != width:
-            raise UserError(
-                f"the parts do not fit: the UNet's cross_attention_dim is "
-                f"{unet.cross_attention_dim}, the text encoder's hidden_size {width}"
-            )
-        self._check_tokenizer()
-
-    def _check_tokenizer(self) -> None:
-        """Refuse a tokenizer whose ids or lengths the text encoder has no embedding for."""
-        for theirs, ours in (
-            ("vocab_size", "vocab_size"),
-            ("max_length", "max_position_embeddings"),
-        ):
-            given, room = getattr(self.tokenizer, theirs, 0), getattr(self.text_config, ours)
-            if given > room:
-                raise UserError(
-                    f"the parts do not fit: the tokenizer's {theirs} is {given}, the text "
-                    f"encoder's {ours} {room}"
-                )
 
 
 def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | None = None) -> Model:
@@ -125,9 +78,10 @@ def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | No
         tensors = read_tensors(weight_files(directory / part, _STEMS[part]))
         params[part] = from_torch(tensors, parameter_shapes(config), str(directory / part))
     meta = directory / "jaxdiff.json"
+    name = "text_encoder"
     return Model(
-        *(x for part in configs for x in (configs[part], params[part])),
-        tokenizer=tokenizer,
+        *(x for part in ("unet", "vae") for x in (configs[part], params[part])),
+        text=(TextTower(name, configs[name], params[name], tokenizer),),
         noise=noise,
         meta=read_json(meta) if meta.is_file() else {},
     )
@@ -197,13 +151,14 @@ _ARCHITECTURES: dict[str, Architecture] = {
 
 
 def _write_parts(root: Path, model: Model, dtype: DTypeLike) -> None:
+    (tower,) = model.text
     parts = {
         "unet": (
             model.unet_config,
             to_torch(model.unet_params, linear_projection=model.unet_config.use_linear_projection),
         ),
         "vae": (model.vae_config, to_torch(model.vae_params)),
-        "text_encoder": (model.text_config, to_torch(model.text_params, prefix="text_model.")),
+        tower.name: (tower.config, to_torch(tower.params, prefix="text_model.")),
     }
     for part, (config, tensors) in parts.items():
         (root / part).mkdir()
@@ -212,14 +167,14 @@ def _write_parts(root: Path, model: Model, dtype: DTypeLike) -> None:
     scheduler = to_scheduler_config(model.noise) | {"_diffusers_version": LIBRARY_VERSION}
     (root / "scheduler").mkdir()
     write_json(root / "scheduler" / "scheduler_config.json", scheduler)
-    if model.tokenizer is not None:
+    if tower.tokenizer is not None:
         (root / "tokenizer").mkdir()
-        model.tokenizer.save(root / "tokenizer")
+        tower.tokenizer.save(root / "tokenizer")
     meta, spacing = dict(model.meta), model.noise.spacing
     if from_scheduler_config(scheduler).spacing != spacing:  # the scheduler has no word for it
         meta["sampling"] = {"schedule": spacing, **meta.get("sampling", {})}
     write_json(root / "jaxdiff.json", meta)
-    text_class = TEXT_ENCODER.class_names[model.text_config.projection_dim is not None]
+    text_class = TEXT_ENCODER.class_names[tower.config.projection_dim is not None]
     write_json(root / "model_index.json", _index(scheduler["_class_name"], text_class))
 
 

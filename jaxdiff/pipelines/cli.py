@@ -196,9 +196,10 @@ def _batch(
 
 def _note_cut(pipe: "TextToImage", prompt: str) -> None:
     """Say which end of a prompt the model does not see."""
-    cut = pipe.model.tokenizer.truncated(prompt)
+    tokenizer = pipe.model.text[0].tokenizer
+    cut = tokenizer.truncated(prompt)
     if cut:
-        length = pipe.model.tokenizer.max_length
+        length = tokenizer.max_length
         end = "..." if len(cut) > _CUT_SHOWN else ""
         _say(
             f"note: the model reads {length} tokens; of a prompt of {len(prompt)} characters the "

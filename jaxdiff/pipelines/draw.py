@@ -62,7 +62,7 @@ def draw(
     Args:
       model: shapes, noise and prediction; its parameters are not used.
       dtype: what the networks compute in.
-      params: parameters of `text_encoder`, `unet` and `vae`.
+      params: parameters of `unet`, `vae` and the text encoder, by name.
       rows: one row per picture.
       controls: guidance and noise levels.
       sampler: a name of `SAMPLERS`.
@@ -78,8 +78,9 @@ def draw(
     if rows.latents is not None:
         x = rows.latents * jnp.sqrt(grid.alpha[0] ** 2 + grid.sigma[0] ** 2)
     ids = jnp.concatenate([rows.ids, rows.negative_ids])
-    text = TextEncoder(model.text_config, dtype)
-    context = text.apply({"params": params["text_encoder"]}, ids).last_hidden
+    (tower,) = model.text
+    text = TextEncoder(tower.config, dtype)
+    context = text.apply({"params": params[tower.name]}, ids).last_hidden
     unet = UNet(model.unet_config, dtype)
 
     def net(x_t: Array, timestep: Array) -> Array:

@@ -56,15 +56,13 @@ class TextToImage:
         self.defaults = _default_settings(model)
         """Settings that this model draws best with."""
         self._mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        params = {
-            "text_encoder": model.text_params,
-            "unet": model.unet_params,
-            "vae": model.vae_params,
-        }
+        params = {"unet": model.unet_params, "vae": model.vae_params}
+        params |= {tower.name: tower.params for tower in model.text}
         self.params: dict[str, Any] = {}
-        """Parameters of the three networks, on every device."""
+        """Parameters of every network by its folder's name, on every device."""
         self.replace(**params)
-        self.model = dataclasses.replace(model, text_params={}, unet_params={}, vae_params={})
+        towers = tuple(tower._replace(params={}) for tower in model.text)
+        self.model = dataclasses.replace(model, text=towers, unet_params={}, vae_params={})
         """Shapes, tokenizer and noise; the parameters are in `params`, once."""
         self._draw = jax.jit(
             functools.partial(draw, self.model, DTYPES[dtype]), static_argnames=("sampler", "show")
@@ -163,8 +161,9 @@ class TextToImage:
         for seed in seeds:
             if not 0 <= seed <= MAX_SEED:
                 raise UserError(f"seed {seed} is out of range; give 0 to {MAX_SEED}")
-        ids = self.model.tokenizer(prompts)
-        negative = np.repeat(self.model.tokenizer([settings.negative_prompt]), len(ids), axis=0)
+        tokenizer = self.model.text[0].tokenizer
+        ids = tokenizer(prompts)
+        negative = np.repeat(tokenizer([settings.negative_prompt]), len(ids), axis=0)
         rows = Rows(ids, negative, np.asarray(seeds, np.uint32), latents)
         noise = self.model.noise
         controls = Controls(

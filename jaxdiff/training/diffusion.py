@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from jaxdiff.convert.autoencoder import load_autoencoder
-from jaxdiff.convert.model_dir import Model, load_model, save_model
+from jaxdiff.convert.model import Model, TextTower
+from jaxdiff.convert.model_dir import load_model, save_model
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.sources import Source, captions_of
 from jaxdiff.data.tokenizer import Tokenizer
@@ -96,14 +97,14 @@ def diffusion_objective(
     )
 
     def as_model(params: Params, facts: dict) -> Model:
+        name = "text_encoder"
+        tower = TextTower(name, config.text_encoder, params[name], tokenizer)
         return Model(
             config.unet,
             params["unet"],
             vae_config,
             vae_params,
-            config.text_encoder,
-            params["text_encoder"],
-            tokenizer=tokenizer,
+            text=(tower,),
             noise=config.noise,
             meta=facts,
         )
@@ -197,12 +198,12 @@ def _start(config: DiffusionObjective) -> Params:
     )
     for name, here, there in (
         ("unet", ours, unet),
-        ("text_encoder", config.text_encoder, model.text_config),
+        ("text_encoder", config.text_encoder, model.text[0].config),
         ("noise", _trained(config.noise), _trained(model.noise)),
     ):
         if here != there:
             raise UserError(f"objective.init={config.init}: its {name} is not objective.{name}")
-    return {"unet": model.unet_params, "text_encoder": model.text_params}
+    return {"unet": model.unet_params, "text_encoder": model.text[0].params}
 
 
 def _trained(noise: NoiseConfig) -> NoiseConfig:

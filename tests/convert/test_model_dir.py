@@ -32,13 +32,16 @@ def _edit(path, **changes):
 def test_round_trip(tiny_model, tiny_model_dir):
     loaded = load_model(tiny_model_dir, Tokenizer.load)
     for field in dataclasses.fields(loaded):
-        if not field.name.endswith("_params") and field.name != "tokenizer":
+        if not field.name.endswith("_params") and field.name != "text":
             assert getattr(loaded, field.name) == getattr(tiny_model, field.name)
-    for name in ("unet_params", "vae_params", "text_params"):
+    for name in ("unet_params", "vae_params"):
         jax.tree.map(
             np.testing.assert_array_equal, getattr(loaded, name), getattr(tiny_model, name)
         )
-    assert loaded.tokenizer.vocab == tiny_model.tokenizer.vocab
+    (ours,), (theirs,) = loaded.text, tiny_model.text
+    assert (ours.name, ours.config) == (theirs.name, theirs.config)
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    assert ours.tokenizer.vocab == theirs.tokenizer.vocab
 
 
 def test_round_trip_without_linear_projection(tiny_model, tmp_path):
@@ -149,10 +152,10 @@ def test_a_grid_that_schedulers_have_no_word_for_is_kept(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("field", ["vocab_size", "max_position_embeddings"])
 def test_a_tokenizer_that_does_not_fit_is_refused(tiny_model, field):
-    smaller = {field: getattr(tiny_model.text_config, field) - 1}
-    config = dataclasses.replace(tiny_model.text_config, **smaller)
+    (tower,) = tiny_model.text
+    config = dataclasses.replace(tower.config, **{field: getattr(tower.config, field) - 1})
     with pytest.raises(UserError, match=f"encoder's {field}"):
-        dataclasses.replace(tiny_model, text_config=config)
+        dataclasses.replace(tiny_model, text=(tower._replace(config=config),))
 
 
 def test_missing_files_are_named(copy):
@@ -262,12 +265,12 @@ def test_text_encoders_without_prefix_load(tiny_model, copy):
     bare["embeddings.position_ids"] = np.arange(12)[None]
     write_tensors(file, bare, np.float16)
     loaded = load_model(copy)
-    jax.tree.map(np.testing.assert_array_equal, loaded.text_params, tiny_model.text_params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.text[0].params, tiny_model.text[0].params)
 
 
 def test_the_old_end_token_is_the_last_id(copy):
     _edit(copy / "text_encoder" / "config.json", eos_token_id=2)
-    config = load_model(copy).text_config
+    config = load_model(copy).text[0].config
     assert config.eos_token_id == config.vocab_size - 1
 
 

@@ -1,0 +1,82 @@
+"""A model in memory: the networks with their parameters, the tokenizers and the noise."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from jaxdiff.convert.merge import Params
+from jaxdiff.convert.scheduler import NoiseConfig
+from jaxdiff.errors import UserError
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+
+_COLOURS = 3  # channels of the picture that an upscaler is given
+
+
+class TextTower(NamedTuple):
+    """One text encoder and its tokenizer."""
+
+    name: str
+    """Its folder: `text_encoder`, or `text_encoder_2` for SDXL's OpenCLIP."""
+    config: TextEncoderConfig
+    """Its shape."""
+    params: Params
+    """Its parameters."""
+    tokenizer: Any
+    """Anything with `save(directory)`; None leaves the folder out."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that a checkpoint holds; parameters are numpy or jax arrays."""
+
+    unet_config: UNetConfig
+    unet_params: Params
+    vae_config: AutoencoderConfig
+    vae_params: Params
+    text: tuple[TextTower, ...]
+    """Stable Diffusion 1 and 2: one; SDXL: two; SDXL's refiner: one, named text_encoder_2."""
+    noise: NoiseConfig
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What the model says of itself (`jaxdiff.json`); JSON values."""
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not fit each other."""
+        unet, latents = self.unet_config, self.vae_config.latent_channels
+        known = {latents, 2 * latents + 1, latents + _COLOURS}
+        if unet.out_channels != latents or unet.in_channels not in known:
+            raise UserError(
+                f"the parts do not fit: the UNet has {unet.in_channels} channels in and "
+                f"{unet.out_channels} out, the autoencoder's latents {latents}"
+            )
+        widths = [tower.config.hidden_size for tower in self.text]
+        if unet.cross_attention_dim != sum(widths):
+            raise UserError(
+                f"the parts do not fit: the UNet's cross_attention_dim is "
+                f"{unet.cross_attention_dim}, the text encoder's hidden_size "
+                f"{' + '.join(map(str, widths)) or 'missing'}"
+            )
+        for tower in self.text:
+            _check_tokenizer(tower)
+
+    @property
+    def family(self) -> str:
+        """What kind of model this is, by its shapes.
+
+        `sd`, `sdxl` or `sdxl-refiner`; with `-inpaint` where the UNet is given a mask and a masked
+        picture's latents too (2 Z + 1 channels), `-upscale` where it is given a picture (Z + 3).
+        """
+        latents, given = self.vae_config.latent_channels, self.unet_config.in_channels
+        task = {2 * latents + 1: "-inpaint", latents + _COLOURS: "-upscale"}.get(given, "")
+        if self.unet_config.addition_embed_type is None:
+            return f"sd{task}"
+        return f"sdxl{task}" if len(self.text) > 1 else f"sdxl-refiner{task}"
+
+
+def _check_tokenizer(tower: TextTower) -> None:
+    """Refuse a tokenizer whose ids or lengths the text encoder has no embedding for."""
+    for theirs, ours in (("vocab_size", "vocab_size"), ("max_length", "max_position_embeddings")):
+        given, room = getattr(tower.tokenizer, theirs, 0), getattr(tower.config, ours)
+        if given > room:
+            raise UserError(
+                f"the parts do not fit: the tokenizer's {theirs} is {given}, the text "
+                f"encoder's {ours} {room}"
+            )
