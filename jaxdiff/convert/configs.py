@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from jaxdiff.convert.tensors import read_json, write_json
 from jaxdiff.errors import UserError, typed_fields
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.models import AutoencoderConfig, ControlNetConfig, TextEncoderConfig, UNetConfig
 
-Config = UNetConfig | AutoencoderConfig | TextEncoderConfig
+Config = UNetConfig | AutoencoderConfig | TextEncoderConfig | ControlNetConfig
 
 LIBRARY_VERSION = "0.35.0"  # the version of diffusers whose files these are
 
@@ -29,6 +29,8 @@ class Architecture(NamedTuple):
     """Other keys: the value that this library implements, or `ANY`."""
     own: tuple[str, ...] = ()
     """Our fields that are no keys of the file."""
+    nullable: tuple[str, ...] = ()
+    """Keys whose null means what it says; elsewhere it stands for the default."""
 
 
 UNET = Architecture(
@@ -44,12 +46,31 @@ UNET = Architecture(
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
+        "mid_block_only_cross_attention": ANY,  # another type of middle block's
         "mid_block_scale_factor": 1,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
         "resnet_out_scale_factor": 1.0,
         "resnet_time_scale_shift": "default",
         "time_embedding_type": "positional",
         "upcast_attention": ANY,  # the softmax is float32 here in any case
+    },
+    own=("remat", "attention"),
+    nullable=("mid_block_type",),
+)
+
+CONTROLNET = Architecture(
+    ControlNetConfig,
+    "_class_name",
+    ("ControlNetModel",),
+    {
+        "act_fn": "silu",
+        "addition_embed_type_num_heads": ANY,
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "resnet_time_scale_shift": "default",
+        "upcast_attention": ANY,
     },
     own=("remat", "attention"),
 )
@@ -85,6 +106,8 @@ TEXT_ENCODER = Architecture(
     },
 )
 
+ARCHITECTURES = (UNET, CONTROLNET, AUTOENCODER, TEXT_ENCODER)
+
 _AUTOENCODER_BLOCKS = {
     "down_block_types": "DownEncoderBlock2D",
     "up_block_types": "UpDecoderBlock2D",
@@ -111,7 +134,11 @@ def read_config(path: Path, architecture: Architecture) -> Config:
     for key, value in content.items():
         if key not in known and not key.startswith("_") and key != architecture.class_key:
             require_implied(key, value, architecture.implied, str(path))
-    given = {key: content[key] for key in known if content.get(key) is not None}
+    given = {
+        key: content[key]
+        for key in known & content.keys()
+        if content[key] is not None or key in architecture.nullable
+    }
     fields = typed_fields(architecture.config, given, str(path))
     try:
         return architecture.config(**fields)
@@ -121,7 +148,7 @@ def read_config(path: Path, architecture: Architecture) -> Config:
 
 def write_config(path: Path, config: Config) -> None:
     """Write a part's `config.json`, with the implied values spelled out."""
-    architecture = next(a for a in (UNET, AUTOENCODER, TEXT_ENCODER) if type(config) is a.config)
+    architecture = next(a for a in ARCHITECTURES if type(config) is a.config)
     content = dataclasses.asdict(config) | {
         key: value for key, value in architecture.implied.items() if value is not ANY
     }
