@@ -1,30 +1,18 @@
 """Parameter trees from torch tensors and back, strictly: every name and every shape must match."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.convert.names import our_layout, our_path, torch_key, torch_layout
 from jaxdiff.errors import UserError
-from jaxdiff.models import (
-    Autoencoder,
-    AutoencoderConfig,
-    TextEncoder,
-    TextEncoderConfig,
-    UNet,
-    UNetConfig,
-)
+from jaxdiff.models import parameter_shapes
+
+__all__ = ["Params", "from_torch", "parameter_shapes", "to_torch"]
 
 Params = dict[str, Any]
 _SHOWN = 3  # names of each kind of mismatch in a message
-
-
-def parameter_shapes(config: UNetConfig | AutoencoderConfig | TextEncoderConfig) -> Params:
-    """The tree of `ShapeDtypeStruct` that a network of this shape has; allocates nothing."""
-    return jax.eval_shape(_init(config))["params"]
 
 
 def from_torch(tensors: dict[str, np.ndarray], shapes: Params, source: str) -> Params:
@@ -74,30 +62,6 @@ def to_torch(
         )
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
     }
-
-
-def _init(config: UNetConfig | AutoencoderConfig | TextEncoderConfig) -> Callable[[], Params]:
-    """A function of nothing that initialises the network; only ever traced."""
-    if isinstance(config, UNetConfig):
-        return lambda: _init_unet(config)
-    if isinstance(config, AutoencoderConfig):
-        size, latent = config.downscale, (1, 1, 1, config.latent_channels)
-        image = (1, size, size, config.in_channels)
-        return lambda: Autoencoder(config).init(
-            jax.random.key(0), jnp.zeros(image), jnp.zeros(latent)
-        )
-    return lambda: TextEncoder(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-
-
-def _init_unet(config: UNetConfig) -> Params:
-    size = 2 ** (len(config.block_out_channels) - 1)
-    added = None
-    if config.addition_embed_type is not None:
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        added = {"text_embeds": jnp.zeros((1, pooled)), "time_ids": jnp.zeros((1, 6))}
-    x = jnp.zeros((1, size, size, config.in_channels))
-    context = jnp.zeros((1, 1, config.cross_attention_dim))
-    return UNet(config).init(jax.random.key(0), x, jnp.zeros(1), context, added)
 
 
 def _join(path: tuple[Any, ...]) -> str:

@@ -21,7 +21,7 @@ TO_OURS: Rules = (
     (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
     (r"\.(\d+)(?=\.)", r"_\1"),  # index of a list: resnets.1 -> resnets_1
     (r"(norm\d?|norm_out)\.weight$", r"\1.scale"),
-    (r"(token_embedding|position_embedding)\.weight$", r"\1.embedding"),
+    (r"(token_embedding|position_embedding|class_embedding)\.weight$", r"\1.embedding"),
     (r"\.weight$", ".kernel"),
     (r"\.", "/"),
 )
@@ -37,7 +37,9 @@ TO_TORCH: Rules = (
 IGNORED = (r"(^|\.)position_ids$",)
 
 # Dense layers here that torch stores as 1x1 convolutions.
-UNIT_CONVOLUTIONS = r"(conv_shortcut|quant_conv)/kernel$"
+UNIT_CONVOLUTIONS = (
+    r"(conv_shortcut|quant_conv|controlnet_mid_block|controlnet_down_blocks_\d+)/kernel$"
+)
 UNIT_PROJECTIONS = r"attentions_\d+/(proj_in|proj_out)/kernel$"  # without use_linear_projection
 
 
