@@ -6,48 +6,60 @@ symbols are always in the vocabulary, so that every text has an encoding and no 
 
 Source: Radford et al. 2021, "Learning transferable visual models from natural language
 supervision", section 2.4; Sennrich et al. 2016 for BPE. The directory is the one that
-`transformers.CLIPTokenizer` reads and writes.
+`transformers.CLIPTokenizer` reads and writes, see `tokenizer_files`.
 
 Axis legend: B texts, T tokens.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 from jaxtyping import Int32
-from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 
+from jaxdiff.data.tokenizer_files import (
+    BOS,
+    EOS,
+    WORD_END,
+    Files,
+    byte_symbols,
+    read_files,
+    write_files,
+)
 from jaxdiff.errors import UserError
 
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-_WORD_END = "</w>"
 _PATTERN = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
-# CLIP numbers the bytes in this order: printable ones first.
-_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256),
-          *range(33), *range(127, 161), 173)  # fmt: skip
 
 
-def _byte_symbols() -> list[str]:
-    """The character that stands for each byte, in CLIP's order of numbers."""
-    printable = 188
-    return [chr(byte) for byte in _BYTES[:printable]] + [
-        chr(256 + index) for index in range(256 - printable)
-    ]
+class Pieces(NamedTuple):
+    """The tokens of a text, without the start and end tokens."""
+
+    ids: list[int]
+    """One per token."""
+    starts: list[int]
+    """Where each token's characters begin in the text."""
 
 
 class Tokenizer:
     """Texts to token ids [B, T] int32: start token, text, end token, padding.
+
+    An added token `<x>` stands for several ids where `<x>_1`, `<x>_2`, ... are there too: the
+    vectors of one textual inversion.
 
     Args:
       vocab: token -> id; holds the start and end tokens.
       merges: pairs of tokens, first merged first.
       max_length: T; longer texts are cut, see `truncated`.
       pad: the token to pad with; CLIP's is the end token.
+      added: tokens of the vocabulary that are found in a text before it is cut into words. Start,
+        end and padding token are always among them.
     """
 
     def __init__(
@@ -56,8 +68,12 @@ class Tokenizer:
         merges: Sequence[tuple[str, str]],
         max_length: int = 77,
         pad: str = EOS,
+        added: Sequence[AddedToken] = (),
     ):
-        missing = [token for token in (BOS, EOS, pad) if token not in vocab]
+        names = {token.content for token in added}
+        special = [AddedToken(t, special=True) for t in dict.fromkeys((BOS, EOS, pad))]
+        self.added = (*added, *(token for token in special if token.content not in names))
+        missing = [token.content for token in self.added if token.content not in vocab]
         if missing:
             raise UserError(f"the tokenizer's vocabulary lacks {', '.join(missing)}")
         if max_length < 2:
@@ -66,7 +82,8 @@ class Tokenizer:
         self.max_length, self.pad = max_length, pad
         self.bos_id, self.eos_id, self.pad_id = vocab[BOS], vocab[EOS], vocab[pad]
         self._backend = _backend(self.vocab, self.merges)
-        self._backend.add_special_tokens([BOS, EOS] + ([pad] if pad != EOS else []))
+        self._backend.add_tokens(list(self.added))
+        self._groups = _groups(self.vocab, [token.content for token in self.added])
 
     @property
     def vocab_size(self) -> int:
@@ -75,19 +92,65 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "B T"]:
         """Token ids [B, T] int32, T = max_length."""
-        ids = np.full((len(texts), self.max_length), self.pad_id, np.int32)
-        for row, encoding in zip(ids, self._backend.encode_batch(list(texts)), strict=True):
-            tokens = encoding.ids
-            if len(tokens) > self.max_length:
-                tokens = [*tokens[: self.max_length - 1], self.eos_id]
-            row[: len(tokens)] = tokens
-        return ids
+        return np.array(
+            [self.frame(pieces.ids) for pieces in self.pieces(texts)], np.int32
+        ).reshape(len(texts), self.max_length)
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """T ids: start token, as many of `ids` as fit, end token, padding."""
+        framed = [self.bos_id, *ids[: self.max_length - 2], self.eos_id]
+        return framed + [self.pad_id] * (self.max_length - len(framed))
+
+    def pieces(self, texts: Sequence[str]) -> list[Pieces]:
+        """The tokens of each text, however many; no start token, no end token, no padding.
+
+        Raises:
+          UserError: a text holds half a character (a lone surrogate), as of bytes that are no
+            UTF-8 on a command line.
+        """
+        for text in texts:
+            if re.search("[\ud800-\udfff]", text):
+                raise UserError(f"the text {text!r} holds bytes that are no UTF-8; remove them")
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [self._expanded(encoding) for encoding in encodings]
+
+    def _expanded(self, encoding: tokenizers.Encoding) -> Pieces:
+        """An encoding, with all ids of an added token that stands for several."""
+        starts = [start for start, _ in encoding.offsets]
+        if self._groups.keys().isdisjoint(encoding.ids):
+            return Pieces(encoding.ids, starts)
+        pairs = [
+            (each, start)
+            for index, start in zip(encoding.ids, starts, strict=True)
+            for each in self._groups.get(index, (index,))
+        ]
+        return Pieces([index for index, _ in pairs], [start for _, start in pairs])
 
     def truncated(self, text: str) -> str:
         """The end of `text` that does not fit into max_length tokens; empty if all of it fits."""
-        offsets = self._backend.encode(text, add_special_tokens=False).offsets
+        starts = self.pieces([text])[0].starts
         room = self.max_length - 2
-        return text[offsets[room][0] :] if len(offsets) > room else ""
+        return text[starts[room] :] if len(starts) > room else ""
+
+    def with_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
+        """A tokenizer that knows more tokens, whose ids follow the highest one.
+
+        A token that begins and ends with a letter or digit is found as a whole word only, any
+        other one (`<x>`) anywhere.
+
+        Raises:
+          UserError: a token is empty or in the vocabulary already.
+        """
+        for token in tokens:
+            if not token.strip() or token in self.vocab:
+                raise UserError(
+                    f"the tokenizer has a token {token!r} already; choose another name, such as "
+                    f"'<{token.strip('<>')}-2>'"
+                )
+        start = self.vocab_size
+        vocab = self.vocab | {token: start + index for index, token in enumerate(tokens)}
+        new = [AddedToken(t, single_word=bool(re.fullmatch(r"\w(.*\w)?", t))) for t in tokens]
+        return Tokenizer(vocab, self.merges, self.max_length, self.pad, (*self.added, *new))
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, max_length: int = 77) -> "Tokenizer":
@@ -101,8 +164,8 @@ class Tokenizer:
         Raises:
           UserError: `vocab_size` is below 514.
         """
-        symbols = _byte_symbols()
-        base = symbols + [symbol + _WORD_END for symbol in symbols]
+        symbols = byte_symbols()
+        base = symbols + [symbol + WORD_END for symbol in symbols]
         if vocab_size < len(base) + 2:
             raise UserError(
                 f"a tokenizer's vocabulary needs at least {len(base) + 2} entries for"
@@ -113,7 +176,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 2,
             special_tokens=base,
-            end_of_word_suffix=_WORD_END,
+            end_of_word_suffix=WORD_END,
             show_progress=False,
         )
         backend.train_from_iterator(captions, trainer)
@@ -124,25 +187,8 @@ class Tokenizer:
 
     def save(self, folder: Path | str) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        special = {"bos_token": BOS, "eos_token": EOS, "pad_token": self.pad, "unk_token": EOS}
-        config = {
-            "model_max_length": self.max_length,
-            "do_lower_case": True,
-            "errors": "replace",
-            "add_prefix_space": False,
-            "tokenizer_class": "CLIPTokenizer",
-            **special,
-        }
-        merges = "".join(f"{first} {second}\n" for first, second in self.merges)
-        for name, text in (
-            ("vocab.json", json.dumps(self.vocab, ensure_ascii=False)),
-            ("merges.txt", f"#version: 0.2\n{merges}"),
-            ("tokenizer_config.json", json.dumps(config, indent=2) + "\n"),
-            ("special_tokens_map.json", json.dumps(special, indent=2) + "\n"),
-        ):
-            (folder / name).write_text(text, "utf-8")
+        files = Files(self.vocab, self.merges, self.max_length, self.pad, self.added)
+        write_files(folder, files)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Tokenizer":
@@ -151,30 +197,19 @@ class Tokenizer:
         Raises:
           UserError: a file is missing or damaged; the message names it.
         """
-        folder = Path(folder)
-        if (folder / "vocab.json").exists():
-            source = folder / "vocab.json"
-            vocab, merges = _read_json(source), _read_merges(folder / "merges.txt")
-        else:
-            source = folder / "tokenizer.json"
-            vocab, merges = _read_whole(source)
-        if not all(isinstance(index, int) and index >= 0 for index in vocab.values()):
-            raise UserError(f"the tokenizer's file {source} is damaged: an id is no number")
-        config, special = (
-            _read_json(folder / name) if (folder / name).exists() else {}
-            for name in ("tokenizer_config.json", "special_tokens_map.json")
-        )
-        pad = config.get("pad_token") or special.get("pad_token") or EOS
-        pad = pad["content"] if isinstance(pad, dict) else pad
-        length = config.get("model_max_length", 77)
-        if isinstance(length, bool) or not isinstance(length, int | float):
-            raise UserError(
-                f"the tokenizer's file {folder / 'tokenizer_config.json'} is damaged:"
-                f" model_max_length is {length!r}, no number"
-            )
-        tokenizer = cls(vocab, merges, int(length) if length < 10**6 else 77, pad)
-        _require_merges(vocab, merges, {BOS, EOS, pad}, source)
-        return tokenizer
+        return cls(*read_files(folder))
+
+
+def _groups(vocab: dict[str, int], added: Sequence[str]) -> dict[int, tuple[int, ...]]:
+    """Ids of `<x>`, `<x>_1`, `<x>_2`, ... by the id of `<x>`, where there is more than one."""
+    names, groups = set(added), {}
+    for first in added:
+        group = [vocab[first]]
+        while f"{first}_{len(group)}" in names:
+            group.append(vocab[f"{first}_{len(group)}"])
+        if len(group) > 1:
+            groups[group[0]] = tuple(group)
+    return groups
 
 
 def _backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
@@ -183,7 +218,7 @@ def _backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> tokeni
             vocab=vocab,
             merges=list(merges),
             continuing_subword_prefix="",
-            end_of_word_suffix=_WORD_END,
+            end_of_word_suffix=WORD_END,
             fuse_unk=False,
             unk_token=EOS if EOS in vocab else None,
         )
@@ -199,64 +234,4 @@ def _backend(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> tokeni
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    if EOS in vocab:
-        backend.post_processor = processors.RobertaProcessing(
-            (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
-        )
     return backend
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
-        raise UserError(f"the tokenizer lacks the file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the tokenizer's file {path} is damaged: {error}") from error
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"the tokenizer's file {path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the tokenizer's file {path} is damaged: it holds no JSON object")
-    return content
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    lines = _read_text(path).split("\n")
-    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    return _pairs(pairs, path)
-
-
-def _read_whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a `tokenizer.json`, whose merges are pairs or "a b"."""
-    model = _read_json(path).get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE":
-        raise UserError(f"{path} is no byte-pair tokenizer")
-    vocab, merges = model.get("vocab"), model.get("merges")
-    if not isinstance(vocab, dict) or not isinstance(merges, list):
-        raise UserError(f"the tokenizer's file {path} is damaged: it lacks vocab or merges")
-    return vocab, _pairs([m.split(" ") if isinstance(m, str) else m for m in merges], path)
-
-
-def _pairs(merges: list, path: Path) -> list[tuple[str, str]]:
-    if any(len(pair) != 2 for pair in merges):
-        raise UserError(f"the tokenizer's file {path} is damaged: a merge is not two tokens")
-    return [tuple(pair) for pair in merges]
-
-
-def _require_merges(
-    vocab: dict[str, int], merges: list[tuple[str, str]], special: set[str], source: Path
-) -> None:
-    """Refuse merges cut short: every token is a byte symbol, special, or what a merge makes."""
-    symbols = _byte_symbols()
-    made = {first + second for first, second in merges}
-    unmade = set(vocab) - made - special - {s + end for s in symbols for end in ("", _WORD_END)}
-    if unmade:
-        raise UserError(
-            f"the tokenizer's merges are cut short: no merge makes {len(unmade)} tokens of"
-            f" {source}, such as {min(unmade)!r}"
-        )
