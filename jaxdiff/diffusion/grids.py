@@ -104,6 +104,24 @@ def grid_at(process: Process, t: np.ndarray) -> Grid:
     return Grid(t, alpha, sigma, t_mid, alpha_mid, sigma_mid)
 
 
+def last_steps(grid: Grid, count: int) -> Grid:
+    """The grid's last `count` steps first, behind them its clean end: as many levels as before.
+
+    So a part of a grid has the shape of the whole; `sample(..., count=count)` runs the part.
+
+    Raises:
+      UserError: count is not 0 to N.
+    """
+    if not 0 <= count <= grid.n:
+        raise UserError(f"{count} of {grid.n} steps were asked for; give 0 to {grid.n}")
+
+    def part(levels: Array) -> Array:
+        at = np.arange(len(levels)) + grid.n - count
+        return jnp.asarray(np.asarray(levels)[np.minimum(at, len(levels) - 1)])
+
+    return Grid(*map(part, grid))
+
+
 def grid_times(
     process: Process,
     kind: str,

@@ -98,6 +98,41 @@ def rescaled(
     return guided * (1 + expand(jnp.asarray(share, cond.dtype), cond) * (factor - 1))
 
 
+def known_region(
+    denoise: Denoise, x0: Float[Array, "B ..."], mask: Float[Array, "B ..."]
+) -> Denoise:
+    """Draw only where the mask is 1: elsewhere x0 is known and takes the prediction's place.
+
+    mask x0-hat + (1 - mask) x0 (Lugmayr et al. 2022, RePaint, eq. 8, on x0 instead of x_t). A first
+    order step then takes a known alpha x0 + sigma eps to alpha' x0 + sigma' eps of the same eps, so
+    that what starts at the first level's q_sample stays at every level's, and ends at x0 itself.
+
+    Args:
+      denoise: to be wrapped.
+      x0: what is known, [B ...].
+      mask: 1 where to draw, 0 where x0 is known; broadcasts against x0.
+    """
+
+    def denoise_rest(x_t: Float[Array, "B ..."], t: Float[Array, " B"]) -> Float[Array, "B ..."]:
+        return mask * denoise(x_t, t) + (1 - mask) * x0
+
+    return denoise_rest
+
+
+def scale_embedding(scale: Float[Array, " B"], width: int) -> Float[Array, "B width"]:
+    """What a network distilled from guided predictions is told of the scale: sines, then cosines.
+
+    Of 1000 (scale - 1) f_i with f_i = 10000^(-i / (width / 2 - 1)); Luo et al. 2023 (latent
+    consistency models), section 4.2, with w = scale - 1, so that 1 is no guidance here too. Such
+    a network takes one call a step, and no negative prompt.
+    """
+    half = width // 2
+    frequencies = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / (half - 1))
+    angles = 1000.0 * (scale[:, None] - 1.0) * frequencies
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+    return jnp.pad(waves, ((0, 0), (0, width - 2 * half)))
+
+
 def static_threshold(denoise: Denoise, bound: float = 1.0) -> Denoise:
     """Clip x0 to [-bound, bound] (Saharia et al. 2022, Imagen, section 2.3)."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from jaxdiff.diffusion.grids import Grid
 from jaxdiff.diffusion.prediction import Denoise
@@ -71,6 +71,7 @@ def sample(
     x: Float[Array, "B ..."],
     keys: Key[Array, " B"],
     *,
+    count: int | Int[Array, ""] | None = None,
     with_x0_trace: bool = False,
 ) -> Float[Array, "B ..."] | tuple[Float[Array, "B ..."], Float[Array, "N B ..."]]:
     """Run a sampler over a grid in one `lax.scan`.
@@ -81,11 +82,18 @@ def sample(
       grid: levels from noisy to clean; its values may be traced.
       x: the sample at the first level, from `initial_noise` or `q_sample`.
       keys: one key per image; step i draws from fold_in(key, i).
+      count: take only so many steps, 0 to N; may be traced. None takes all.
       with_x0_trace: also return the prediction of x0 at every step, [N B ...].
     """
 
+    def step(state, i):  # noqa: ANN001, ANN202
+        return sampler.step(denoise, grid, i, state, fold_each(keys, i))
+
     def body(state, i):  # noqa: ANN001, ANN202
-        state = sampler.step(denoise, grid, i, state, fold_each(keys, i))
+        if count is None:
+            state = step(state, i)
+        else:
+            state = jax.lax.cond(i < count, step, lambda state, _: state, state, i)
         return state, state.x0 if with_x0_trace else None
 
     state, trace = jax.lax.scan(body, sampler.init(x, grid), jnp.arange(grid.n))
@@ -100,5 +108,16 @@ def initial_noise(
     N(0, alpha^2 + sigma^2), the marginal for data of unit variance: 1 for a variance-preserving
     process at any level and for flow at t = 1.
     """
-    each = jax.vmap(lambda key: named_keys(key, "x_T")["x_T"])(keys)
-    return jnp.sqrt(grid.alpha[0] ** 2 + grid.sigma[0] ** 2) * normal_each(each, shape)
+    return initial_scale(grid) * unit_noise(keys, shape)
+
+
+def unit_noise(
+    keys: Key[Array, " B"], shape: tuple[int, ...], name: str = "x_T"
+) -> Float[Array, "B ..."]:
+    """Standard normal noise [B, *shape], float32, from each image's own key of this name."""
+    return normal_each(jax.vmap(lambda key: named_keys(key, name)[name])(keys), shape)
+
+
+def initial_scale(grid: Grid) -> Float[Array, ""]:
+    """What `initial_noise` multiplies unit noise by."""
+    return jnp.sqrt(grid.alpha[0] ** 2 + grid.sigma[0] ** 2)
