@@ -119,20 +119,6 @@ def known_region(
     return denoise_rest
 
 
-def scale_embedding(scale: Float[Array, " B"], width: int) -> Float[Array, "B width"]:
-    """What a network distilled from guided predictions is told of the scale: sines, then cosines.
-
-    Of 1000 (scale - 1) f_i with f_i = 10000^(-i / (width / 2 - 1)); Luo et al. 2023 (latent
-    consistency models), section 4.2, with w = scale - 1, so that 1 is no guidance here too. Such
-    a network takes one call a step, and no negative prompt.
-    """
-    half = width // 2
-    frequencies = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / (half - 1))
-    angles = 1000.0 * (scale[:, None] - 1.0) * frequencies
-    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
-    return jnp.pad(waves, ((0, 0), (0, width - 2 * half)))
-
-
 def static_threshold(denoise: Denoise, bound: float = 1.0) -> Denoise:
     """Clip x0 to [-bound, bound] (Saharia et al. 2022, Imagen, section 2.3)."""
 

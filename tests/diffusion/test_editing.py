@@ -1,4 +1,4 @@
-"""From a picture on: a part of a grid, what is known stays, and a scale as sines."""
+"""From a picture on: a part of a grid, and what is known stays."""
 
 import jax
 import jax.numpy as jnp
@@ -96,16 +96,3 @@ def test_mask_of_ones_and_of_zeros(make_process, make_denoise, x):
     ones, zeros = jnp.ones_like(x), jnp.zeros_like(x)
     np.testing.assert_array_equal(Gd.known_region(denoise, x, ones)(x, t), denoise(x, t))
     np.testing.assert_array_equal(Gd.known_region(denoise, 2 * x, zeros)(x, t), 2 * x)
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("width", [16, 17])
-def test_scale_as_sines(width):
-    import torch
-    from diffusers import LatentConsistencyModelPipeline
-
-    theirs = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
-        None, torch.tensor([1.0, 8.5]) - 1, embedding_dim=width
-    )
-    ours = Gd.scale_embedding(jnp.asarray([1.0, 8.5]), width)
-    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-3)  # of angles up to 7500, float32
