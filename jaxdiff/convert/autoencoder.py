@@ -8,11 +8,10 @@ import numpy as np
 
 from jaxdiff.convert.configs import AUTOENCODER, read_config, write_config
 from jaxdiff.convert.merge import Params, from_torch, parameter_shapes, to_torch
-from jaxdiff.convert.tensors import read_tensors, weight_files, write_json, write_tensors
+from jaxdiff.convert.tensors import open_tensors, write_json, write_tensors
+from jaxdiff.convert.weight_files import DIFFUSERS_STEM, weight_files
 from jaxdiff.errors import UserError
 from jaxdiff.models import AutoencoderConfig
-
-STEM = "diffusion_pytorch_model"
 
 
 def load_autoencoder(directory: str | Path) -> tuple[AutoencoderConfig, Params]:
@@ -25,7 +24,7 @@ def load_autoencoder(directory: str | Path) -> tuple[AutoencoderConfig, Params]:
     if not part.is_dir():
         raise UserError(f"{directory} holds no autoencoder (no folder vae/); train one first")
     config = read_config(part / "config.json", AUTOENCODER)
-    tensors = read_tensors(weight_files(part, STEM))
+    tensors = open_tensors(weight_files(part, DIFFUSERS_STEM))
     return config, from_torch(tensors, parameter_shapes(config), str(part))
 
 
@@ -51,10 +50,7 @@ def save_autoencoder(
     part = Path(directory) / "vae"
     try:
         part.mkdir(parents=True, exist_ok=True)
-        weights = part / f"{STEM}.safetensors"
-        staged = weights.with_suffix(".tmp")
-        write_tensors(staged, to_torch(params), dtype)
-        staged.replace(weights)
+        write_tensors(part / f"{DIFFUSERS_STEM}.safetensors", to_torch(params), dtype)
         write_config(
             part / "config.json", dataclasses.replace(config, scaling_factor=scaling_factor)
         )

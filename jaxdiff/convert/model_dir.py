@@ -29,13 +29,8 @@ from jaxdiff.convert.configs import (
 from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
-from jaxdiff.convert.tensors import (
-    read_json,
-    read_tensors,
-    weight_files,
-    write_json,
-    write_tensors,
-)
+from jaxdiff.convert.tensors import read_json, read_tensors, write_json, write_tensors
+from jaxdiff.convert.weight_files import weight_files
 from jaxdiff.errors import UserError
 
 PIPELINE = "StableDiffusionPipeline"

@@ -206,7 +206,7 @@ def test_mismatches_are_listed_by_name(copy):
 
 def test_parts_that_do_not_fit_are_refused(copy):
     _edit(copy / "unet" / "config.json", cross_attention_dim=32)
-    with pytest.raises(UserError, match="does not match its config.json"):
+    with pytest.raises(UserError, match="does not match its configuration"):
         load_model(copy)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from jaxdiff.convert.configs import AUTOENCODER, TEXT_ENCODER, UNET, read_config, write_config
 from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
-from jaxdiff.convert.tensors import read_tensors, weight_files
+from jaxdiff.convert.tensors import read_tensors
+from jaxdiff.convert.weight_files import weight_files
 from jaxdiff.models import Autoencoder, TextEncoder, UNet
 
 pytestmark = pytest.mark.parity

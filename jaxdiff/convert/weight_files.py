@@ -1,0 +1,91 @@
+"""Which safetensors files a part's folder has: one, numbered shards, or a variant of either.
+
+NAME.safetensors        NAME.safetensors.index.json    with NAME-00001-of-00002.safetensors, ...
+NAME.fp16.safetensors   NAME.safetensors.index.fp16.json, NAME.safetensors.fp16.index.json
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from jaxdiff.convert.tensors import PICKLES, read_json, require_safetensors
+from jaxdiff.errors import UserError
+
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+TRANSFORMERS_STEM = "model"
+
+
+def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
+    """The safetensors files of one part.
+
+    Args:
+      folder: the part's folder.
+      stem: the file name without suffixes.
+      variant: such as "fp16"; None takes the files of no variant, or else of the only one.
+
+    Raises:
+      UserError: there is none, only pickles, several variants, or a shard that the index names is
+        missing.
+    """
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    chosen = folder / choose_file(names, stem, variant, str(folder))
+    if chosen.suffix == ".safetensors":
+        return [chosen]
+    shards = sorted(set(read_json(chosen).get("weight_map", {}).values()))
+    for shard in shards:
+        if not (folder / require_safetensors(shard).name).is_file():
+            raise UserError(f"{folder / shard} is missing, though {chosen.name} names it")
+    return [folder / shard for shard in shards]
+
+
+def choose_file(names: Collection[str], stem: str, variant: str | None, folder: str) -> str:
+    """The name of the weights or of their index, among the names in a folder.
+
+    Args:
+      names: of the files in the folder.
+      stem: the file name without suffixes.
+      variant: as for `weight_files`.
+      folder: for messages.
+
+    Raises:
+      UserError: there is none, only pickles, or several variants.
+    """
+    for candidate in _candidates(stem, variant):
+        if candidate in names:
+            return candidate
+    wanted = _candidates(stem, variant)[0]
+    found = {} if variant else _variants(names, stem)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise UserError(
+            f"{folder} holds no {wanted} but the variants {', '.join(sorted(found))}; choose one"
+        )
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if pickles:
+        raise UserError(
+            f"{folder}/{wanted} is missing; {pickles[0]} is a pickle, and loading one runs the "
+            "code in it: look for a variant of the model in safetensors"
+        )
+    raise UserError(f"{folder}/{wanted} is missing; only safetensors are read")
+
+
+def _candidates(stem: str, variant: str | None) -> tuple[str, ...]:
+    index = f"{stem}.safetensors.index"
+    if variant is None:
+        return f"{stem}.safetensors", f"{index}.json"
+    return (
+        f"{stem}.{variant}.safetensors",
+        f"{index}.{variant}.json",
+        f"{stem}.safetensors.{variant}.index.json",
+    )
+
+
+def _variants(names: Collection[str], stem: str) -> dict[str, str]:
+    """The variants among the names, and the file of each."""
+    found = {}
+    for name in names:
+        parts = name.removeprefix(f"{stem}.").split(".")
+        for variant in parts if name.startswith(f"{stem}.") else ():
+            if name in _candidates(stem, variant):
+                found[variant] = name
+    return found
