@@ -83,3 +83,27 @@ def test_bfloat16_is_near_float32_and_keeps_its_parameters(params, inputs):
     assert 0 < jnp.linalg.norm(out - exact) / jnp.linalg.norm(exact) < 0.03
     started = jax.eval_shape(half.init, jax.random.key(0), *inputs)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(started)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({}, {"class_labels": jnp.array([1, 2, 3])}, "takes no class_labels"),
+        ({}, {"guidance_cond": jnp.ones(3)}, "takes no guidance_cond"),
+        ({"num_class_embeds": 4}, {}, "needs class_labels"),
+        ({"time_cond_proj_dim": 8}, {}, "needs guidance_cond"),
+        (
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": 60,
+            },
+            {},
+            "needs added",
+        ),
+    ],
+)
+def test_no_condition_is_missed_or_ignored(inputs, options, given, message):
+    unet = UNet(dataclasses.replace(CONFIG, **options))
+    with pytest.raises(ValueError, match=message):
+        unet.init(jax.random.key(0), *inputs, **given)
