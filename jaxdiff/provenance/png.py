@@ -1,6 +1,6 @@
-"""What a picture carries: how it was drawn, by which model, and that a machine drew it.
+"""A PNG with its recipe.
 
-A PNG gets three text chunks. `parameters` is the form that AUTOMATIC1111's web UI made common;
+It gets three text chunks. `parameters` is the form that AUTOMATIC1111's web UI made common;
 `jaxdiff` is the same as JSON, and more, for `--recreate`; `XML:com.adobe.xmp` holds the IPTC
 digital source type. Axis legend: H W pixels.
 """
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 from jaxdiff.errors import UserError, typed_fields
+from jaxdiff.provenance.recipe import Recipe, a1111_text, given_pictures, used
 
 TRAINED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for a picture drawn by a trained model alone (http, exactly so)."""
@@ -38,92 +38,20 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
 
-# The names under which users of the web UIs know the samplers.
-_A1111_SAMPLERS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "dpm_2": "DPM2",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "unipc": "UniPC",
-}
-_A1111_SUFFIXES = {"karras": " Karras", "exponential": " Exponential"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that is needed to draw a picture again."""
-
-    prompt: str
-    """What was asked for."""
-    negative_prompt: str
-    """What was asked to be absent; may be empty."""
-    seed: int
-    """Seed of this picture."""
-    sampler: str
-    """Sampler, by its name here."""
-    schedule: str
-    """Grid of noise levels, by its name here."""
-    num_steps: int
-    """Sampling steps."""
-    guidance_scale: float
-    """Scale of classifier-free guidance; 1 is off."""
-    guidance_rescale: float
-    """Guidance rescale (Lin et al. 2023); 0 is off."""
-    model: str
-    """Name of the model."""
-    model_hash: str
-    """First ten digits of the SHA-256 of its weight files."""
-    width: int
-    """Width in pixels."""
-    height: int
-    """Height in pixels."""
-    dtype: str
-    """What the networks computed in."""
-    licence: str = ""
-    """Licence of the model, where it says one."""
-    steps_shown: bool = False
-    """Whether this is not the picture, but the strip of predictions on the way to it."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Versions of the libraries that drew it."""
-
-
-def a1111_text(recipe: Recipe) -> str:
-    """The recipe in the web UIs' form: prompt, negative prompt, then `Steps: 30, Sampler: ...`."""
-    sampler = _A1111_SAMPLERS.get(recipe.sampler, recipe.sampler)
-    suffix = _A1111_SUFFIXES.get(recipe.schedule, "")
-    settings = {
-        "Steps": recipe.num_steps,
-        "Sampler": sampler + suffix,
-        **({} if suffix else {"Schedule type": recipe.schedule}),
-        "CFG scale": f"{recipe.guidance_scale:g}",
-        "Seed": recipe.seed,
-        "Size": f"{recipe.width}x{recipe.height}",
-        "Model hash": recipe.model_hash,
-        "Model": recipe.model,
-        **({"CFG Rescale": f"{recipe.guidance_rescale:g}"} if recipe.guidance_rescale else {}),
-        "Version": f"jaxdiff {recipe.versions.get('jaxdiff', '')}".strip(),
-    }
-    lines = [recipe.prompt]
-    if recipe.negative_prompt:
-        lines.append(f"Negative prompt: {recipe.negative_prompt}")
-    lines.append(", ".join(f"{key}: {value}" for key, value in settings.items()))
-    return "\n".join(lines)
-
 
 def write_png(
     path: str | Path,
     pixels: UInt8[np.ndarray, "H W 3"],
     recipe: Recipe,
-    source_type: str = TRAINED,
+    source_type: str | None = None,
 ) -> None:
     """Write a picture with its recipe, whole or not at all (a temporary file, then a rename).
+
+    Args:
+      path: where to.
+      pixels: the picture.
+      recipe: how it was drawn.
+      source_type: IPTC's term; None is `COMPOSITE` where a user's picture went in, else `TRAINED`.
 
     Raises:
       UserError: the file cannot be written.
@@ -131,8 +59,9 @@ def write_png(
     path = Path(path)
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text(_A1111_CHUNK, a1111_text(recipe))
-    chunks.add_text(_JSON_CHUNK, json.dumps(dataclasses.asdict(recipe), sort_keys=True))
-    chunks.add_itxt(_XMP_CHUNK, _XMP.format(source_type=source_type))
+    chunks.add_text(_JSON_CHUNK, json.dumps(used(recipe), sort_keys=True))
+    term = source_type or (COMPOSITE if given_pictures(recipe) else TRAINED)
+    chunks.add_itxt(_XMP_CHUNK, _XMP.format(source_type=term))
     try:
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp", delete=False
