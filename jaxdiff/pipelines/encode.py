@@ -6,7 +6,7 @@ Axis legend: B prompts, C chunks, T tokens of a chunk, D width of all towers, P 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,9 +84,9 @@ def emphasise(
 
 
 def size_conditioning(
-    original_size: ArrayLike,
-    crop: ArrayLike,
-    target_size: ArrayLike | None = None,
+    original_size: ArrayLike | Sequence[int],
+    crop: ArrayLike | Sequence[int],
+    target_size: ArrayLike | Sequence[int] | None = None,
     *,
     aesthetic_score: ArrayLike | None = None,
 ) -> Float[Array, "*B I"]:

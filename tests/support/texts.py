@@ -29,7 +29,8 @@ _WORDS = """a red Heart, cat FACE in the style of van Gogh highly-detailed 8k 4K
     don't it's WE'VE they'll I'd you're I'm rock'n'roll 3.14 100% 2,000 ?! !!! ... --
     (masterpiece:1.2) <|startoftext|> <|endoftext|> <|ENDOFTEXT|> </w> <x> <cat-toy> [blurry]
     \\( \\) BREAK x&#39;s &amp; <b>bold</b> Straße İstanbul ǅungla ﬁancé
-    e\u0301 \u0301 \u00a0 \u200b \ufeff naïve São ｆｕｌｌ 日本語 猫 한국어 قطة חתול кошка γάτα บ้าน""".split()
+    e\u0301 \u0301 \u00a0 \u200b \ufeff naïve São ｆｕｌｌ 日本語 猫 한국어 قطة חתול
+    кошка γάτα บ้าน""".split()
 _EMOJI = (
     "\U0001f469\u200d\U0001f469\u200d\U0001f467",  # a family, joined
     "\U0001f3f3\ufe0f\u200d\U0001f308",
