@@ -6,8 +6,13 @@ Nothing is allocated: shapes alone are traced.
 import jax
 import pytest
 
-from jaxdiff.convert.merge import parameter_shapes
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.models import (
+    AutoencoderConfig,
+    ControlNetConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    parameter_shapes,
+)
 
 SD2 = UNetConfig(
     attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
@@ -27,6 +32,8 @@ SDXL = UNetConfig(
 )
 SIZES = {
     "sd1 unet": (UNetConfig(), 859_520_964),
+    "sd1 inpainting unet": (UNetConfig(in_channels=9), 859_535_364),
+    "sd1 controlnet": (ControlNetConfig(), 361_279_120),
     "sd2 unet": (SD2, 865_910_724),
     "sdxl unet": (SDXL, 2_567_463_684),
     "sd autoencoder": (AutoencoderConfig(), 83_653_863),
