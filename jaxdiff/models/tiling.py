@@ -28,7 +28,7 @@ def tiled_decode(
     picture, but it is exactly that where a tile holds all.
 
     Args:
-      decode: latents to pictures, of any size.
+      decode: latents [B h w Z] to pictures [B H W C], of any size.
       z: the latents.
       tile: side of a tile, in latent pixels.
       overlap: how many of them neighbours share, at least.
