@@ -3,127 +3,39 @@
 import functools
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import text_towers
+from text_towers import LENGTH, encode
+from torch_parity import assert_close
 
-from jaxdiff.convert import Model, NoiseConfig, TextTower
-from jaxdiff.convert.configs import TEXT_ENCODER, read_config
-from jaxdiff.convert.merge import from_torch, parameter_shapes
-from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
-from jaxdiff.pipelines.encode import emphasise, encode_text, size_conditioning
-from jaxdiff.pipelines.prompts import tokenize_prompts
+from jaxdiff.pipelines.encode import emphasise, size_conditioning
 
-LENGTH = 12
 PROMPTS = ["a red heart", "cat face! noto style, and a mat that is cut somewhere"]
 NEGATIVE = ["", "blue"]
-LAYERS = 4
-# Towers of each family: (class, activation, width, the padding token).
-FIRST = ("CLIPTextModel", "quick_gelu", 16, "<|endoftext|>")
-SECOND = ("CLIPTextModelWithProjection", "gelu", 24, "!")
-FAMILIES = {
-    "sd": {"text_encoder": FIRST},
-    "sd2": {"text_encoder": ("CLIPTextModel", "gelu", 24, "!")},
-    "sdxl": {"text_encoder": FIRST, "text_encoder_2": SECOND},
-    "sdxl-refiner": {"text_encoder_2": SECOND},
-}
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.train(["a red heart", "cat face, noto style"] * 3, 540, LENGTH)
-
-
-def assemble(towers):
-    """A model of these towers, whose UNet and autoencoder are shapes alone."""
-    large = any(tower.name == "text_encoder_2" for tower in towers)
-    options = dict(
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 20,
-    )
-    width = sum(tower.config.hidden_size for tower in towers)
-    unet = UNetConfig(cross_attention_dim=width, **options if large else {})
-    return Model(unet, {}, AutoencoderConfig(), {}, tuple(towers), NoiseConfig())
-
-
-def encode(model, prompts, clip_skip=0, max_chunks=1, replace=None):
-    """The condition of prompts; `replace` changes the weights."""
-    tokens = []
-    for tower in model.text:
-        each, _ = tokenize_prompts(tower.tokenizer, prompts, max_chunks=max_chunks)
-        tokens.append(each if replace is None else each._replace(weights=replace(each.weights)))
-    params = {tower.name: tower.params for tower in model.text}
-    function = functools.partial(encode_text, model, jnp.float32, clip_skip=clip_skip)
-    return jax.jit(function)(params, tuple(tokens))
-
-
-@pytest.fixture(scope="module")
-def reference(tokenizer, tmp_path_factory):
+def reference(tmp_path_factory):
     """family -> (our model, the towers and tokenizers of transformers by diffusers' names)."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-
-    @functools.cache
-    def make(family):
-        towers, theirs = [], {"text_encoder": None, "tokenizer": None}
-        for name, (class_name, act, width, pad) in FAMILIES[family].items():
-            root = tmp_path_factory.mktemp(family)
-            Tokenizer(tokenizer.vocab, tokenizer.merges, LENGTH, pad).save(root / "tokenizer")
-            shape = transformers.CLIPTextConfig(
-                vocab_size=tokenizer.vocab_size, hidden_size=width, intermediate_size=32,
-                num_hidden_layers=LAYERS, num_attention_heads=2, max_position_embeddings=LENGTH,
-                projection_dim=20, hidden_act=act, eos_token_id=tokenizer.eos_id,
-            )  # fmt: skip
-            torch.manual_seed(0)
-            module = getattr(transformers, class_name)(shape).eval()
-            with torch.no_grad():
-                for parameter in module.parameters():
-                    parameter.add_(0.2 * torch.randn_like(parameter))
-            module.save_pretrained(root)
-            config = read_config(root / "config.json", TEXT_ENCODER)
-            arrays = {key: value.numpy() for key, value in module.state_dict().items()}
-            params = from_torch(arrays, parameter_shapes(config), name)
-            towers.append(TextTower(name, config, params, Tokenizer.load(root / "tokenizer")))
-            theirs[name] = module
-            theirs[name.replace("text_encoder", "tokenizer")] = (
-                transformers.CLIPTokenizer.from_pretrained(root / "tokenizer")
-            )
-        return assemble(towers), theirs
-
-    return make
-
-
-def assert_close(ours, theirs, name):
-    theirs = theirs.detach().numpy()
-    difference = float(np.abs(np.asarray(ours) - theirs).max())
-    print(
-        f"{name}: maximum difference {difference:.1e}, of values up to {np.abs(theirs).max():.2f}"
-    )
-    assert difference <= 1e-4
+    make = functools.cache(text_towers.reference)
+    root = tmp_path_factory.mktemp("towers")
+    return lambda family: make(family, root / family)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("clip_skip", [0, 1, 2])
 @pytest.mark.parametrize("family", ["sd", "sd2"])
 def test_stable_diffusion(reference, family, clip_skip):
-    diffusers = pytest.importorskip("diffusers")
     model, theirs = reference(family)
-    pipe = diffusers.StableDiffusionPipeline(
-        vae=None, unet=None, scheduler=None, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False, **theirs,
-    )  # fmt: skip
-    inner = theirs["text_encoder"]
-    if not hasattr(inner, "text_model"):  # diffusers wants what transformers 5 has merged
-        object.__setattr__(inner, "text_model", inner)
+    pipe = text_towers.stable_diffusion(theirs)
     positive, negative = pipe.encode_prompt(
         PROMPTS, "cpu", 1, True, NEGATIVE, clip_skip=clip_skip or None
     )
-    for prompts, context in ((PROMPTS, positive), (NEGATIVE, negative)):
-        skipped = clip_skip if prompts is PROMPTS else 0  # diffusers skips in the prompt alone
+    # diffusers skips layers in the prompt alone
+    for prompts, skipped, context in ((PROMPTS, clip_skip, positive), (NEGATIVE, 0, negative)):
         ours = encode(model, prompts, skipped)
         assert ours.pooled is None
         assert_close(ours.context, context, f"{family}, clip skip {skipped}")
@@ -133,23 +45,16 @@ def test_stable_diffusion(reference, family, clip_skip):
 @pytest.mark.parametrize("clip_skip", [0, 1, 2])
 @pytest.mark.parametrize("family", ["sdxl", "sdxl-refiner"])
 def test_stable_diffusion_xl(reference, family, clip_skip):
-    diffusers = pytest.importorskip("diffusers")
     model, theirs = reference(family)
     assert model.family == family
-    cls = {
-        "sdxl": diffusers.StableDiffusionXLPipeline,
-        "sdxl-refiner": diffusers.StableDiffusionXLImg2ImgPipeline,
-    }[family]
-    pipe = cls(vae=None, unet=None, scheduler=None, add_watermarker=False, **theirs)
+    pipe = text_towers.stable_diffusion_xl(theirs)
     context, negative, pooled, negative_pooled = pipe.encode_prompt(
-        PROMPTS, device="cpu", do_classifier_free_guidance=True, negative_prompt=NEGATIVE,
-        clip_skip=clip_skip or None,
-    )  # fmt: skip
-    for prompts, states, state in (
-        (PROMPTS, context, pooled),
-        (NEGATIVE, negative, negative_pooled),
+        PROMPTS, device="cpu", negative_prompt=NEGATIVE, clip_skip=clip_skip or None
+    )
+    for prompts, skipped, states, state in (
+        (PROMPTS, clip_skip, context, pooled),
+        (NEGATIVE, 0, negative, negative_pooled),
     ):
-        skipped = clip_skip if prompts is PROMPTS else 0
         ours = encode(model, prompts, skipped)
         assert_close(ours.context, states, f"{family}, clip skip {skipped}")
         assert_close(ours.pooled, state, f"{family}, pooled")
@@ -190,22 +95,8 @@ def test_sizes_of_a_batch():
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer):
-    """Two towers of random weights, made here."""
-    rng = np.random.default_rng(0)
-    towers = []
-    for name, (_, act, width, pad) in FAMILIES["sdxl"].items():
-        config = TextEncoderConfig(
-            vocab_size=tokenizer.vocab_size, hidden_size=width, intermediate_size=32,
-            num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=LENGTH,
-            hidden_act=act, eos_token_id=tokenizer.eos_id,
-            projection_dim=20 if pad == "!" else None,
-        )  # fmt: skip
-        shapes = parameter_shapes(config)
-        params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype("f"), shapes)
-        vocabulary = Tokenizer(tokenizer.vocab, tokenizer.merges, LENGTH, pad)
-        towers.append(TextTower(name, config, params, vocabulary))
-    return assemble(towers)
+def model():
+    return text_towers.random_model("sdxl")
 
 
 def test_weight_one_is_no_weight(model):
