@@ -12,6 +12,8 @@ Config = UNetConfig | AutoencoderConfig | TextEncoderConfig | ControlNetConfig
 
 LIBRARY_VERSION = "0.35.0"  # the version of diffusers whose files these are
 
+_CLIP_IDS = 49408  # of CLIP's own vocabulary
+
 ANY = object()
 """In a table of implied values: of no consequence here."""
 
@@ -51,7 +53,6 @@ UNET = Architecture(
         "resnet_out_scale_factor": 1.0,
         "resnet_time_scale_shift": "default",
         "time_embedding_type": "positional",
-        "upcast_attention": ANY,  # the softmax is float32 here in any case
     },
     own=("remat", "attention"),
     nullable=("mid_block_type",),
@@ -70,7 +71,6 @@ CONTROLNET = Architecture(
         "mid_block_scale_factor": 1,
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "resnet_time_scale_shift": "default",
-        "upcast_attention": ANY,
     },
     own=("remat", "attention"),
 )
@@ -82,7 +82,6 @@ AUTOENCODER = Architecture(
     {
         "act_fn": "silu",
         "down_block_types": ANY,  # checked in _translate
-        "force_upcast": ANY,
         "shift_factor": 0,
         "up_block_types": ANY,
     },
@@ -178,8 +177,8 @@ def _translate(content: dict[str, Any], name: str, path: Path) -> dict[str, Any]
     if name == "CLIPTextModel":
         content.pop("projection_dim", None)  # written, but not a part of this class
     if name.startswith("CLIP") and content.get("eos_token_id") == 2:
-        # Old files say 2 and mean the highest id (transformers#24773).
-        content["eos_token_id"] = content.get("vocab_size", 49408) - 1
+        # Old files say 2 and mean the highest id (transformers#24773) that is no added token.
+        content["eos_token_id"] = min(content.get("vocab_size", _CLIP_IDS), _CLIP_IDS) - 1
     for key in ("layers_per_block", "cross_attention_dim"):  # one number per level, if all agree
         value = content.get(key)
         if isinstance(value, list) and len(set(value)) == 1:

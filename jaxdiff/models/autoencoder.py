@@ -56,6 +56,8 @@ class AutoencoderConfig:
     """Groups of the group norms."""
     scaling_factor: float = 0.18215
     """What latents are multiplied by, so that the diffusion sees unit variance."""
+    force_upcast: bool = True
+    """Whether it computes in float32 where float16 is asked for, in which SDXL's overflows."""
     mid_block_add_attention: bool = True
     """Self-attention at the coarsest level."""
     use_quant_conv: bool = True
@@ -188,7 +190,8 @@ class Autoencoder(nn.Module):
 
     Attributes:
       config: its shape.
-      dtype: compute type; parameters and the norms' reductions stay float32.
+      dtype: compute type, but see `config.force_upcast`; parameters and the norms' reductions stay
+        float32.
     """
 
     config: AutoencoderConfig
@@ -196,13 +199,15 @@ class Autoencoder(nn.Module):
 
     def setup(self) -> None:
         """Name the four parts as checkpoints do."""
-        config = self.config
-        self.encoder = Encoder(config, self.dtype)
-        self.decoder = Decoder(config, self.dtype)
+        config, dtype = self.config, self.dtype
+        if config.force_upcast and jnp.dtype(dtype) == jnp.float16:
+            dtype = jnp.float32
+        self.encoder = Encoder(config, dtype)
+        self.decoder = Decoder(config, dtype)
         if config.use_quant_conv:
-            self.quant_conv = nn.Dense(2 * config.latent_channels, dtype=self.dtype)
+            self.quant_conv = nn.Dense(2 * config.latent_channels, dtype=dtype)
         if config.use_post_quant_conv:
-            self.post_quant_conv = nn.Dense(config.latent_channels, dtype=self.dtype)
+            self.post_quant_conv = nn.Dense(config.latent_channels, dtype=dtype)
 
     def encode(
         self, x: Float[Array, "B H W C"]

@@ -64,6 +64,8 @@ class ControlNetConfig:
     """Epsilon of the residual blocks' group norms."""
     use_linear_projection: bool = False
     """Whether a checkpoint stores the transformers' projections as matrices or 1x1 kernels."""
+    upcast_attention: bool = False
+    """As the UNet's."""
     addition_embed_type: str | None = None
     """None, or "text_time": SDXL's pooled text and size conditioning."""
     addition_time_embed_dim: int | None = None

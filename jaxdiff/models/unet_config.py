@@ -69,6 +69,8 @@ class UNetConfig:
     """Epsilon of the residual blocks' group norms."""
     use_linear_projection: bool = False
     """Whether a checkpoint stores the transformers' projections as matrices or 1x1 kernels."""
+    upcast_attention: bool = False
+    """Whether other libraries shall take attention's softmax in float32, as it always is here."""
     addition_embed_type: str | None = None
     """None, or "text_time": SDXL's pooled text and size conditioning."""
     addition_time_embed_dim: int | None = None
