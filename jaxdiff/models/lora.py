@@ -180,7 +180,7 @@ def _product(layer: LoraLayer) -> Float[Array, "..."]:
 def _apply(module: nn.Dense | nn.Conv, layer: LoraLayer, x: Array) -> Array:
     """up(down(x)) with the module's strides, padding and compute type: [... I] -> [... O]."""
 
-    def dense(x: Array, kernel: Array) -> Array:
+    def dense(x: Array, kernel: ArrayLike) -> Array:
         x, kernel = promote_dtype(x, kernel, dtype=module.dtype)
         return jnp.matmul(x, kernel, precision=module.precision)
 
