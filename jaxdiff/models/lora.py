@@ -128,8 +128,7 @@ def merge_all(params: Params, loras: Weighted) -> Params:
                     f"the LoRA's {path} is for a kernel of {kernel_shape(layer)}, "
                     f"this network's is {tuple(base.shape)}"
                 )
-        change = sum(weight * _scale(layer) * _product(layer) for layer, weight in given)
-        changed[name] = (jnp.asarray(base, jnp.float32) + change).astype(base.dtype)
+        changed[name] = _changed(base, given)
     return unflatten_dict(changed, sep="/")
 
 
@@ -161,6 +160,13 @@ def _kernels(params: Params) -> dict[str, Any]:
     flat = flatten_dict(params, sep="/")
     ending = "/kernel"
     return {name.removesuffix(ending): flat[name] for name in flat if name.endswith(ending)}
+
+
+@jax.jit
+def _changed(base: ArrayLike, given: list[tuple[LoraLayer, ArrayLike]]) -> Array:
+    """One kernel with its changes, in its own type; jitted, or every shape would compile often."""
+    change = sum(weight * _scale(layer) * _product(layer) for layer, weight in given)
+    return (jnp.asarray(base, jnp.float32) + change).astype(base.dtype)
 
 
 def _scale(layer: LoraLayer) -> Float[Array, ""]:

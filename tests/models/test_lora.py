@@ -1,13 +1,16 @@
 """A LoRA merged and a LoRA intercepted are one network; at weight 0 it is the base."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from jaxdiff.errors import UserError
-from jaxdiff.models import TextEncoder, UNet
+from jaxdiff.models import TextEncoder, UNet, UNetConfig, parameter_shapes
 from jaxdiff.models.layers import ResnetBlock, SpatialTransformer
 from jaxdiff.models.lora import (
     TARGETS,
@@ -182,6 +185,13 @@ def test_draws_depend_on_the_layer_alone(tiny_model, key):
 def test_named_targets_match_something(tiny_model, key, name):
     tree = tiny_model.text[0].params if name == "text_attention" else tiny_model.unet_params
     assert init_lora(key, tree, TARGETS[name], RANK, 1.0)
+
+
+def test_transformer_layers_are_those_that_others_count():
+    """kohya's scripts say "U-Net: 192 modules" of Stable Diffusion 1; nothing is allocated."""
+    kernels = flatten_dict(parameter_shapes(UNetConfig()), sep="/")
+    paths = [name.removesuffix("/kernel") for name in kernels if name.endswith("/kernel")]
+    assert sum(bool(re.search(TARGETS["transformer"], path)) for path in paths) == 192
 
 
 def test_mistakes_are_named(tiny_model, key):
