@@ -120,7 +120,7 @@ MISTAKES = {
     "no such picture": (["--recreate", "nowhere.png"], "does not exist"),
     "no recipe": (["--recreate", "bare.png"], "carries no recipe"),
     "no picture": (["--recreate", "empty.txt"], "not a readable picture"),
-    "recreate and prompt": (["cat", "--recreate", "bare.png"], "takes all from the picture"),
+    "recreate and prompt": (["cat", "--recreate", "bare.png"], "leave out prompts"),
 }
 
 
@@ -161,7 +161,7 @@ def test_models_that_do_not_load(run, tiny_model_dir, tmp_path, spoil):
 
 def test_help_names_every_choice():
     samplers, schedules = (cli.Arguments.__dataclass_fields__[n] for n in ("sampler", "schedule"))
-    text = (ROOT / "jaxdiff" / "pipelines" / "cli.py").read_text()
+    text = (ROOT / "jaxdiff" / "pipelines" / "arguments.py").read_text()
 
     def help_of(field):
         """The docstring under a field, which tyro shows."""

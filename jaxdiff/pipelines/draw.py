@@ -1,104 +1,181 @@
-"""The one function that is compiled: token ids, seeds, guidance and noise levels to pixels.
+"""The one function that is compiled: tokens, seeds, pictures and noise levels to pixels.
 
-Axis legend: B pictures, T tokens, H W pixels, h w Z latents, S steps shown.
+    prompts -> text -> network (+ ControlNets, + channels) -> x0 -> guidance (-> known region)
+    noise (+ picture) -> sample over the grid (-> enlarge, noise, sample again) -> decode
+
+Every task is this function with other parts of it present; a part that is None is not compiled.
+
+Axis legend: B pictures, H W pixels, h w Z latents, S steps shown.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Key
 
-from jaxdiff.convert import Model
-from jaxdiff.diffusion.grids import Grid
-from jaxdiff.diffusion.guidance import classifier_free_batched
-from jaxdiff.diffusion.prediction import denoiser
-from jaxdiff.diffusion.samplers import initial_noise, make_sampler, sample
-from jaxdiff.models import Autoencoder, TextEncoder, UNet
-from jaxdiff.models.autoencoder import to_uint8
+from jaxdiff.diffusion.arrays import expand
+from jaxdiff.diffusion.guidance import classifier_free_batched, known_region
+from jaxdiff.diffusion.prediction import Denoise, denoiser
+from jaxdiff.diffusion.samplers import initial_scale, make_sampler, sample, unit_noise
+from jaxdiff.models.autoencoder import from_uint8
+from jaxdiff.pipelines.canvas import Canvas, decode, make_canvas, paste
+from jaxdiff.pipelines.encode import TextCondition, encode_text
+from jaxdiff.pipelines.inputs import How, Pass, Rows, Shared
+from jaxdiff.pipelines.network import Given, Networks, Params, make_net
 from jaxdiff.rng import image_keys
 
-SHOWN_STEPS = 8  # x0 predictions that are shown of a run
 
+class Scene(NamedTuple):
+    """All that one call has, and what the prompts say."""
 
-class Rows(NamedTuple):
-    """One row per picture; other values compile nothing."""
+    networks: Networks
+    params: Params
+    rows: Rows
+    shared: Shared
+    how: How
+    keys: Key[Array, " B"]
+    text: TextCondition
+    """Of the prompts, then of the negative prompts."""
 
-    ids: Int[Array, "B T"]
-    """Token ids of the prompts."""
-    negative_ids: Int[Array, "B T"]
-    """Token ids of the negative prompts."""
-    seeds: Int[Array, " B"]
-    """Seeds in [0, 2^32)."""
-    latents: Float[Array, "B h w Z"] | None
-    """Noise to start from instead of the seeds' own."""
-
-
-class Controls(NamedTuple):
-    """The same for every picture; other values compile nothing."""
-
-    guidance_scale: Float[Array, ""]
-    """1 is off."""
-    guidance_rescale: Float[Array, ""]
-    """0 is off."""
-    grid: Grid
-    """Noise levels."""
+    @property
+    def calls(self) -> int:
+        """Rows of a network call for each picture."""
+        return 1 if self.networks.guided_inside else 2
 
 
 def draw(
-    model: Model,
-    dtype: DTypeLike,
-    params: dict[str, Any],
-    rows: Rows,
-    controls: Controls,
-    *,
-    sampler: str,
-    show: bool,
+    networks: Networks, params: Params, rows: Rows, shared: Shared, *, how: How
 ) -> tuple[Array, Array | None]:
-    """The function that is jitted, with `model`, `dtype`, `sampler` and `show` compiled in.
+    """The function that is jitted, with `networks` and `how` compiled in.
 
     Args:
-      model: shapes, noise and prediction; its parameters are not used.
-      dtype: what the networks compute in.
-      params: parameters of `unet`, `vae` and the text encoder, by name.
+      networks: shapes of all networks.
+      params: their parameters.
       rows: one row per picture.
-      controls: guidance and noise levels.
-      sampler: a name of `SAMPLERS`.
-      show: whether to return predictions too.
+      shared: guidance and noise levels.
+      how: the rest.
 
     Returns:
-      Pictures [B H W 3] and, if shown, the x0 predictions [S B H W 3] at S steps; uint8.
+      Pictures [B H W 3] and, if shown, the x0 predictions [S B H W 3] at those steps; uint8. Or
+      latents [B h w Z], float32, and None.
     """
-    size = model.unet_config.sample_size
-    keys, grid = image_keys(rows.seeds), controls.grid
-    shape = (size, size, model.unet_config.in_channels)
-    x = initial_noise(keys, shape, grid)
-    if rows.latents is not None:
-        x = rows.latents * jnp.sqrt(grid.alpha[0] ** 2 + grid.sigma[0] ** 2)
-    ids = jnp.concatenate([rows.ids, rows.negative_ids])
-    (tower,) = model.text
-    text = TextEncoder(tower.config, dtype)
-    context = text.apply({"params": params[tower.name]}, ids).last_hidden
-    unet = UNet(model.unet_config, dtype)
+    text = _read(networks, params, rows, shared, how.clip_skip)
+    scene = Scene(networks, params, rows, shared, how, image_keys(rows.seeds), text)
+    canvas = _canvas(scene, rows.init, rows.mask, how.size)
+    if networks.upscales:
+        canvas = canvas._replace(extra=_noised(scene))
+    x, traced = _start(scene, canvas), shared.shown is not None
+    denoise = _denoise(scene, canvas, shared.first, how.size)
+    z, trace = _sample(scene, denoise, shared.first, x, traced)
+    if shared.second is not None:
+        z = _draw_again(scene, z)
+    if how.as_latents:
+        return z, None
 
-    def net(x_t: Array, timestep: Array) -> Array:
-        return unet.apply({"params": params["unet"]}, x_t, timestep, context)
+    def finish(z: Array) -> Array:
+        return paste(decode(networks, params, z, how.tile), rows.init, rows.mask)
 
-    def decode(z: Array) -> Array:
-        z = z / model.vae_config.scaling_factor
-        vae = Autoencoder(model.vae_config, dtype)
-        return to_uint8(vae.apply({"params": params["vae"]}, z, method="decode"))
+    return finish(z), jax.lax.map(finish, trace[shared.shown]) if traced else None
 
-    denoise = classifier_free_batched(
-        denoiser(net, model.noise.process(), model.noise.prediction_row()),
-        controls.guidance_scale,
-        rescale=controls.guidance_rescale,
-    )
-    method = make_sampler(sampler)
-    if not show:
-        return decode(sample(denoise, method, grid, x, keys)), None
-    z, trace = sample(denoise, method, grid, x, keys, with_x0_trace=True)
-    steps = np.linspace(0, grid.n - 1, min(grid.n, SHOWN_STEPS)).round().astype(int)
-    return decode(z), jax.lax.map(decode, trace[steps])
+
+def _read(
+    networks: Networks, params: Params, rows: Rows, shared: Shared, clip_skip: int
+) -> TextCondition:
+    """Encode the prompts and, where the network is called for both, the negative prompts."""
+    read = functools.partial(encode_text, networks.model, networks.dtype, params)
+    if networks.guided_inside:
+        return read(rows.tokens, clip_skip)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows.tokens, rows.negative)
+    text = read(both, clip_skip)
+    if not networks.model.zero_empty_prompt:
+        return text
+    batch = rows.seeds.shape[0]
+    heard = jnp.where(jnp.arange(2 * batch) < batch, True, ~shared.silent)
+    return jax.tree.map(lambda x: jnp.where(expand(heard, x), x, 0.0), text)
+
+
+def _sample(
+    scene: Scene, denoise: Denoise, run: Pass, x: Array, traced: bool = False
+) -> tuple[Array, Array | None]:
+    method = make_sampler(scene.how.sampler)
+    out = sample(denoise, method, run.grid, x, scene.keys, count=run.count, with_x0_trace=traced)
+    return out if traced else (out, None)
+
+
+def _start(scene: Scene, canvas: Canvas) -> Float[Array, "B h w Z"]:
+    """The sample at the first level: noise, a picture noised, or what is given.
+
+    Where a mask leaves nothing of the picture to draw from (`fresh`), the masked part is noise
+    alone; a network that is not shown the known part finds that noised as its level wants it.
+    """
+    rows, first, networks = scene.rows, scene.shared.first, scene.networks
+    if rows.sample is not None:
+        return rows.sample
+    shape = (*_latent_size(networks, scene.how.size), networks.model.vae_config.latent_channels)
+    noise = unit_noise(scene.keys, shape) if rows.latents is None else rows.latents
+    alone = initial_scale(first.grid) * noise
+    if canvas.x0 is None:
+        return alone
+    noised = first.grid.alpha[0] * canvas.x0 + first.grid.sigma[0] * noise
+    drawn = jnp.where(first.fresh, alone, noised)
+    if canvas.mask is None or networks.inpaints:
+        return drawn
+    return canvas.mask * drawn + (1 - canvas.mask) * noised
+
+
+def _denoise(scene: Scene, canvas: Canvas, run: Pass, size: tuple[int, int]) -> Denoise:
+    """(x_t, t) -> x0: network, prediction, guidance, known region."""
+    networks, shared = scene.networks, scene.shared
+
+    def each(x: Array | None) -> Array | None:
+        return None if x is None else jnp.concatenate([x] * scene.calls)
+
+    labels = None
+    if shared.small_noise is not None:
+        labels = jnp.broadcast_to(shared.small_noise.level, scene.text.context.shape[:1])
+    images = tuple(each(_resized(image / 255.0, size)) for image in scene.rows.control)
+    given = Given(scene.text, each(canvas.extra), labels, shared.guidance_scale, images, run.dials)
+    noise = networks.model.noise
+    net = make_net(networks, scene.params, given, size)
+    denoise = denoiser(net, noise.process(), noise.prediction_row())
+    if not networks.guided_inside:
+        denoise = classifier_free_batched(
+            denoise, shared.guidance_scale, rescale=shared.guidance_rescale
+        )
+    if canvas.mask is None or canvas.x0 is None or networks.inpaints:
+        return denoise
+    return known_region(denoise, canvas.x0, canvas.mask)
+
+
+def _draw_again(scene: Scene, z: Array) -> Float[Array, "B h w Z"]:
+    """Enlarge the latents, noise them to the second pass's first level, and draw from there."""
+    networks, run, size = scene.networks, scene.shared.second, scene.how.hires_size
+    z = _resized(z, _latent_size(networks, size))
+    noise = unit_noise(scene.keys, z.shape[1:], "hires")
+    x = run.grid.alpha[0] * z + run.grid.sigma[0] * noise
+    denoise = _denoise(scene, _canvas(scene, None, None, size), run, size)
+    return _sample(scene, denoise, run, x)[0]
+
+
+def _canvas(scene: Scene, init: Array | None, mask: Array | None, size: tuple[int, int]) -> Canvas:
+    batch, small = scene.rows.seeds.shape[0], _latent_size(scene.networks, size)
+    return make_canvas(scene.networks, scene.params, init, mask, batch, small, scene.how.tile)
+
+
+def _noised(scene: Scene) -> Float[Array, "B h w 3"]:
+    """The small pictures that an upscaler is given, noised."""
+    small, noise = from_uint8(scene.rows.small), scene.shared.small_noise
+    return noise.alpha * small + noise.sigma * unit_noise(scene.keys, small.shape[1:], "small")
+
+
+def _resized(x: Array, size: tuple[int, int]) -> Array:
+    """To another height and width, [B H W C], bilinearly; the same size is left alone."""
+    if x.shape[1:3] == size:
+        return x
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "linear", antialias=False)
+
+
+def _latent_size(networks: Networks, size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] // networks.downscale, size[1] // networks.downscale)

@@ -1,16 +1,14 @@
-"""Prompt to picture as one jitted function of token ids, seeds, guidance and noise levels.
+"""Prompt to picture as one jitted function of tokens, seeds, pictures, guidance and noise levels.
 
-Only shapes, the sampler and the number of steps are compiled in: another prompt, seed, guidance or
-noise schedule compiles nothing. A picture depends on its own prompt and seed alone, not on the
-pictures beside it.
+Only shapes, the sampler and the number of steps are compiled in: another prompt, seed, guidance,
+noise schedule, strength, mask, or weight of a ControlNet or LoRA compiles nothing. A picture
+depends on its own prompt, seed and pictures alone, not on what is drawn beside it.
 
 Axis legend: B pictures, H W pixels, h w Z latents, S steps shown.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
 from jaxdiff.convert import Model, load_model, model_hash
+from jaxdiff.convert.lora import Lora
 from jaxdiff.data.tokenizer import Tokenizer
-from jaxdiff.diffusion.grids import make_grid
-from jaxdiff.errors import UserError, choose
-from jaxdiff.pipelines.draw import Controls, Rows, draw
-from jaxdiff.pipelines.jobs import MAX_SEED
-from jaxdiff.pipelines.settings import Settings, with_changes
+from jaxdiff.errors import choose
+from jaxdiff.models import ControlNetConfig
+from jaxdiff.pipelines import extras
+from jaxdiff.pipelines.engine import Engine, Job
+from jaxdiff.pipelines.hooks import Drawn, Hooks, SafetyChecker, Watermark, apply_hooks
+from jaxdiff.pipelines.network import Networks
+from jaxdiff.pipelines.pictures import NO_PICTURES, Given, Pictures
+from jaxdiff.pipelines.recipes import make_recipe
+from jaxdiff.pipelines.rows import check_jobs
+from jaxdiff.pipelines.settings import default_settings, wish_of, with_changes
+from jaxdiff.pipelines.sizes import Room, arrange
 from jaxdiff.provenance import Recipe
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PER_DEVICE = 8  # pictures at a time
 
 
 class TextToImage:
@@ -42,56 +46,147 @@ class TextToImage:
     (2, 64, 64, 3)
 
     Args:
-      model: networks, tokenizer and noise.
+      model: networks, tokenizers and noise.
       dtype: what the networks compute in, float32 or bfloat16.
       name: of the model, for recipes.
       digest: of its weights, for recipes.
+      prediction: said to be what the network predicts, against its files; for recipes.
+      safety_checker: sees every picture before it is handed out, and may replace it.
+      watermark: marks every picture that is handed out.
     """
 
     def __init__(
-        self, model: Model, *, dtype: str = "float32", name: str = "", digest: str = ""
+        self,
+        model: Model,
+        *,
+        dtype: str = "float32",
+        name: str = "",
+        digest: str = "",
+        prediction: str = "",
+        safety_checker: SafetyChecker | None = None,
+        watermark: Watermark | None = None,
     ) -> None:
         self.dtype, self.digest = choose("dtype", dtype, DTYPES), digest
-        self.name = model.meta.get("name") or name
-        self.defaults = _default_settings(model)
+        self.name, self.prediction = model.meta.get("name") or name, prediction
+        self.defaults = default_settings(model)
         """Settings that this model draws best with."""
+        self.extras, self._hooks = extras.Extras(), Hooks(safety_checker, watermark)
         self._mesh = Mesh(np.array(jax.local_devices()), ("data",))
         params = {"unet": model.unet_params, "vae": model.vae_params}
         params |= {tower.name: tower.params for tower in model.text}
+        self._base: dict[str, Any] = {}
         self.params: dict[str, Any] = {}
-        """Parameters of every network by its folder's name, on every device."""
-        self.replace(**params)
+        """Parameters of every network by its folder's name, LoRAs merged, on every device."""
         towers = tuple(tower._replace(params={}) for tower in model.text)
         self.model = dataclasses.replace(model, text=towers, unet_params={}, vae_params={})
-        """Shapes, tokenizer and noise; the parameters are in `params`, once."""
-        self._draw = jax.jit(
-            functools.partial(draw, self.model, DTYPES[dtype]), static_argnames=("sampler", "show")
-        )
-
-    def replace(self, **params: Any) -> None:
-        """Draw with other parameters from now on, of the same shapes: `replace(unet=average)`."""
-        self.params |= jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        """Shapes, tokenizers and noise; the parameters are in `params`, once."""
+        self.engine: Engine | None = None
+        """The compiled function."""
+        self._take(params)
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: str = "float32") -> "TextToImage":
-        """Load a model directory (see `jaxdiff.convert`).
+    def load(
+        cls,
+        where: str | Path,
+        dtype: str = "float32",
+        *,
+        prediction: str | None = None,
+        **hooks: Any,
+    ) -> "TextToImage":
+        """Load a model directory, a single file, or a model of the hub (see `jaxdiff.convert`).
+
+        Args:
+          where: a path, or OWNER/NAME on the hub.
+          dtype: what the networks compute in and their parameters are kept in.
+          prediction: what the network predicts, where its files say otherwise or nothing.
+          **hooks: `safety_checker` and `watermark`.
 
         Raises:
           UserError: a file is missing, truncated or does not fit, or the dtype is unknown.
         """
         choose("dtype", dtype, DTYPES)
-        model = load_model(directory, Tokenizer.load)
-        name = Path(directory).resolve().name
-        return cls(model, dtype=dtype, name=name, digest=model_hash(directory))
+        model = load_model(where, Tokenizer.load)
+        names = {"name": Path(where).resolve().stem, "digest": model_hash(where)}
+        return cls(model, dtype=dtype, prediction=prediction or "", **names, **hooks)
+
+    # ----------------------------------------------------------------------- what takes part
+
+    def replace(self, **params: Any) -> None:
+        """Draw with other parameters from now on, of the same shapes: `replace(unet=average)`."""
+        self._base |= jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        self.params = extras.merged(self._base, self.extras)
+
+    def add_controlnet(self, given: str | Path | tuple[ControlNetConfig, Any]) -> None:
+        """Steer by one more ControlNet; every call from now on needs one more control image.
+
+        Args:
+          given: a directory, or what `convert.load_controlnet` makes of it.
+
+        Raises:
+          UserError: it cannot be read, or is for another kind of model.
+        """
+        net, params = extras.read_controlnet(given, self.model, DTYPES[self.dtype])
+        nets = (*self.extras.controlnets, net)
+        self._take({f"controlnet_{len(nets) - 1}": params}, controlnets=nets)
+
+    def set_loras(
+        self, loras: Sequence[tuple[Lora | str | Path, float]], *, merge: bool = True
+    ) -> None:
+        """Draw with these LoRAs at these weights from now on; none takes all off again.
+
+        Args:
+          loras: (a file, or what `convert.lora.load_lora` makes of one; its weight) each; they add
+            up.
+          merge: into the parameters; else the UNet's are applied on the fly, which takes time for
+            every picture, and no memory for merged ones. Text encoders' are merged in any case.
+
+        Raises:
+          UserError: a file is no LoRA, or one for another kind of model.
+        """
+        used = tuple(extras.read_lora(lora, weight, self.model) for lora, weight in loras)
+        self._take({}, loras=used, merge=merge)
+
+    def add_embedding(self, path: str | Path) -> str:
+        """Learn the word of a textual inversion; returns it, as prompts write it.
+
+        Raises:
+          UserError: the file is no textual inversion, or one for another kind of model.
+        """
+        token, record, towers = extras.read_embedding(path, self.model, self._base)
+        bare = tuple(tower._replace(params={}) for tower in towers)
+        self.model = dataclasses.replace(self.model, text=bare)
+        params = {tower.name: tower.params for tower in towers}
+        self._take(params, embeddings=(*self.extras.embeddings, record))
+        return token
+
+    def set_refiner(self, refiner: "TextToImage", start: float = 0.8) -> None:
+        """Let another model go on from `start` of the way, as SDXL's refiner does.
+
+        Raises:
+          UserError: its latents are of another kind, or `start` is not between 0 and 1.
+        """
+        extras.check_refiner(self.model, refiner.model, start)
+        self._take({}, refiner=refiner, refiner_start=start)
+
+    def _take(self, params: dict[str, Any], **changes: Any) -> None:
+        """Change what takes part; the function compiles anew only if the networks are others."""
+        self.extras = dataclasses.replace(self.extras, **changes)
+        self.replace(**params)
+        configs = tuple(net.config for net in self.extras.controlnets)
+        networks = Networks(self.model, configs, DTYPES[self.dtype])
+        if self.engine is None or params:
+            self.engine = Engine(networks, self._mesh)
+
+    # ------------------------------------------------------------------------------- drawing
 
     @property
     def batch_size(self) -> int:
         """How many pictures are drawn at a time; longer calls are cut into batches."""
-        return PER_DEVICE * self._mesh.size
+        return self.engine.batch_size
 
     @property
     def image_size(self) -> int:
-        """Height and width in pixels."""
+        """Height and width in pixels that the model was trained on."""
         return self.model.unet_config.sample_size * self.model.vae_config.downscale
 
     def __call__(
@@ -99,6 +194,9 @@ class TextToImage:
         prompts: str | Sequence[str],
         seeds: Sequence[int],
         *,
+        init_images: Given = None,
+        masks: Given = None,
+        control_images: Sequence[Given] = (),
         latents: Float[np.ndarray, "B h w Z"] | None = None,
         **changes: Any,
     ) -> UInt8[np.ndarray, "B H W 3"]:
@@ -107,112 +205,50 @@ class TextToImage:
         Args:
           prompts: one for all seeds, or one per seed.
           seeds: integers in [0, 2^32); equal prompt, seed and settings give the equal picture.
+          init_images: to start from: uint8 [H W 3] for all seeds, or [B H W 3].
+          masks: white where to draw, black where the picture stays: uint8 [H W] or [B H W].
+          control_images: for each ControlNet, uint8 [H W 3] or [B H W 3].
           latents: unit noise to start from instead of the seeds' own.
           **changes: fields of `Settings` that differ from `self.defaults`.
 
         Raises:
-          UserError: a setting or a seed is out of range.
+          UserError: a setting, a seed or a picture is not as it should be.
         """
-        return self._run(prompts, seeds, latents, changes, show=False)[0]
+        pictures = Pictures.of(init_images, masks, control_images)
+        return self.draw(prompts, seeds, pictures, latents=latents, **changes).pixels
 
     def with_steps(
         self, prompts: str | Sequence[str], seeds: Sequence[int], **changes: Any
     ) -> tuple[UInt8[np.ndarray, "B H W 3"], UInt8[np.ndarray, "B S H W 3"]]:
         """Pictures as from a call, and the x0 predictions at S <= 8 of the steps, first to last."""
-        return self._run(prompts, seeds, None, changes, show=True)
+        drawn = self.draw(prompts, seeds, show=True, **changes)
+        return drawn.pixels, drawn.steps
 
-    def recipe(self, prompt: str, seed: int, **changes: Any) -> Recipe:
-        """What a picture of this call shall carry."""
-        settings = with_changes(self.defaults, changes)
-        size = self.image_size
-        return Recipe(
-            prompt=prompt,
-            negative_prompt=settings.negative_prompt,
-            seed=seed,
-            sampler=settings.sampler,
-            schedule=settings.schedule,
-            num_steps=settings.num_steps,
-            guidance_scale=settings.guidance_scale,
-            guidance_rescale=settings.guidance_rescale,
-            model=self.name,
-            model_hash=self.digest,
-            width=size,
-            height=size,
-            dtype=self.dtype,
-            licence=str(self.model.meta.get("licence", "")),
-            versions=_versions(),
-        )
-
-    def _run(
+    def draw(
         self,
         prompts: str | Sequence[str],
         seeds: Sequence[int],
-        latents: np.ndarray | None,
-        changes: dict[str, Any],
-        show: bool,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Tokenise, cut into batches, draw."""
-        settings = with_changes(self.defaults, changes)
-        prompts = [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts)
-        if len(prompts) != len(seeds):
-            raise UserError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one per picture")
-        if not prompts:
-            raise UserError("nothing to draw: no prompts and no seeds; give a seed per picture")
-        for seed in seeds:
-            if not 0 <= seed <= MAX_SEED:
-                raise UserError(f"seed {seed} is out of range; give 0 to {MAX_SEED}")
-        tokenizer = self.model.text[0].tokenizer
-        ids = tokenizer(prompts)
-        negative = np.repeat(tokenizer([settings.negative_prompt]), len(ids), axis=0)
-        rows = Rows(ids, negative, np.asarray(seeds, np.uint32), latents)
-        noise = self.model.noise
-        controls = Controls(
-            np.float32(settings.guidance_scale),
-            np.float32(settings.guidance_rescale),
-            make_grid(
-                noise.process(),
-                settings.schedule,
-                settings.num_steps,
-                steps_offset=noise.steps_offset,
-            ),
-        )
-        size = self.batch_size
-        batches = [
-            self._batch(_rows(rows, start, start + size), controls, settings.sampler, show)
-            for start in range(0, len(seeds), size)
-        ]
-        pixels, steps = zip(*batches, strict=True)
-        return np.concatenate(pixels), np.concatenate(steps) if show else None
+        pictures: Pictures = NO_PICTURES,
+        *,
+        latents: Float[np.ndarray, "B h w Z"] | None = None,
+        show: bool = False,
+        **changes: Any,
+    ) -> Drawn:
+        """As a call, with pictures that know their files, and with what the hooks say."""
+        settings, prompts = with_changes(self.defaults, changes), check_jobs(prompts, seeds)
+        layout = arrange(pictures, wish_of(settings), self.room)
+        job = Job(prompts, seeds, layout, settings, latents=latents, show=show)
+        drawn = extras.draw_in_turn(self.engine, self.params, job, self.extras)
+        return apply_hooks(drawn, prompts, self._hooks)
 
-    def _batch(
-        self, rows: Rows, controls: Controls, sampler: str, show: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Draw one batch, padded to a power of two of pictures per device: few shapes compile."""
-        count, devices = len(rows.seeds), self._mesh.size
-        per_device = 1 << (-(-count // devices) - 1).bit_length()
-        take = np.minimum(np.arange(per_device * devices), count - 1)  # repeats the last row
-        padded = jax.tree.map(lambda array: np.asarray(array)[take], rows)
-        padded = jax.device_put(padded, NamedSharding(self._mesh, PartitionSpec("data")))
-        pixels, steps = self._draw(self.params, padded, controls, sampler=sampler, show=show)
-        shown = np.asarray(steps).swapaxes(0, 1)[:count] if show else None
-        return np.asarray(pixels)[:count], shown
+    def recipe(
+        self, prompt: str, seed: int, pictures: Pictures = NO_PICTURES, **changes: Any
+    ) -> Recipe:
+        """What a picture of this call shall carry."""
+        return make_recipe(self, prompt, seed, with_changes(self.defaults, changes), pictures)
 
-
-def _default_settings(model: Model) -> Settings:
-    """The library's defaults, the model's noise schedule, and what the model's card recommends."""
-    recommended = model.meta.get("sampling", {})
-    for name in recommended:
-        choose("setting in jaxdiff.json", name, [f.name for f in dataclasses.fields(Settings)])
-    return with_changes(Settings(schedule=model.noise.spacing), recommended)
-
-
-def _rows(rows: Rows, start: int, stop: int) -> Rows:
-    return jax.tree.map(lambda array: array[start:stop], rows)
-
-
-def _versions() -> dict[str, str]:
-    """What drew a picture: libraries and device."""
-    from jaxdiff import __version__
-
-    libraries = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-    return {"jaxdiff": __version__, **libraries, "device": jax.devices()[0].device_kind}
+    @property
+    def room(self) -> Room:
+        """What sizes this model can draw."""
+        networks, size = self.engine.networks, self.image_size
+        return Room((size, size), networks.downscale, networks.upscales)

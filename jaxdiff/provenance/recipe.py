@@ -84,6 +84,8 @@ class Recipe:
     """How much larger the second pass was; 1 is none."""
     hires_strength: float | None = None
     """Share of the steps that the second pass took."""
+    hires_from: tuple[int, ...] = ()
+    """Width and height of the first pass."""
     tile: int = 0
     """Side of the autoencoder's tiles in pixels; 0 is the whole picture."""
     controlnets: tuple[Use, ...] = ()

@@ -1,0 +1,199 @@
+"""What a pipeline can be given besides its model: ControlNets, LoRAs, embeddings, a refiner.
+
+Each keeps its name and hash, for recipes.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxdiff import convert
+from jaxdiff.convert import Model, TextTower
+from jaxdiff.convert.embeddings import add_embeddings, load_embedding
+from jaxdiff.convert.lora import Lora, load_lora, lora_hash
+from jaxdiff.errors import UserError
+from jaxdiff.models import ControlNetConfig
+from jaxdiff.models.lora import merge_all
+from jaxdiff.pipelines.engine import Engine, Job
+from jaxdiff.pipelines.hooks import Drawn
+from jaxdiff.pipelines.pictures import file_record
+from jaxdiff.provenance import File, Use
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A ControlNet in use."""
+
+    config: ControlNetConfig
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A LoRA in use."""
+
+    lora: Lora
+    weight: float
+    record: Use
+    """For recipes."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """All that is in use."""
+
+    controlnets: tuple[Attached, ...] = ()
+    loras: tuple[Weighted, ...] = ()
+    merge: bool = True
+    """Whether the UNet's LoRAs are merged into its parameters, or applied on the fly."""
+    embeddings: tuple[File, ...] = ()
+    """Files of textual inversions."""
+    refiner: Any = None
+    """The pipeline that draws the last steps."""
+    refiner_start: float = 1.0
+    """The share of the way at which it takes over."""
+
+
+def check_controlnet(config: ControlNetConfig, model: Model, name: str) -> None:
+    """Refuse a ControlNet that was made for another kind of model.
+
+    Raises:
+      UserError: a width or a level differs; the message names the first.
+    """
+    unet = model.unet_config
+    latents = model.vae_config.latent_channels
+    wanted = {
+        "addition_embed_type": unet.addition_embed_type,
+        "cross_attention_dim": unet.cross_attention_dim,
+        "block_out_channels": unet.block_out_channels,
+        "layers_per_block": unet.layers_per_block,
+        "in_channels": latents,
+    }
+    for field, value in wanted.items():
+        if getattr(config, field) != value:
+            raise UserError(
+                f"ControlNet {name} does not fit this model ({model.family}): its {field} is "
+                f"{getattr(config, field)}, the model's {value}; take one made for this model"
+            )
+    if config.downscale != model.vae_config.downscale:
+        raise UserError(
+            f"ControlNet {name} does not fit this model: it shrinks its picture {config.downscale} "
+            f"times, the autoencoder {model.vae_config.downscale} times"
+        )
+
+
+def check_images(extras: Extras, images: int) -> None:
+    """Refuse more or fewer control images than there are ControlNets.
+
+    Raises:
+      UserError: as said.
+    """
+    nets = len(extras.controlnets)
+    if nets != images:
+        raise UserError(f"{images} control images for {nets} ControlNets; give one for each")
+
+
+def draw_in_turn(engine: Engine, params: dict[str, Any], job: Job, extras: Extras) -> Drawn:
+    """Draw, and let the refiner go on where there is one.
+
+    Args:
+      engine: the model's.
+      params: the model's.
+      job: what to draw.
+      extras: the refiner, if any.
+
+    Raises:
+      UserError: steps are to be shown, or there is a second pass, with a refiner.
+    """
+    check_images(extras, len(job.layout.control))
+    if extras.refiner is None:
+        pixels, steps = engine.run(params, job)
+        return Drawn(pixels, steps, (False,) * len(pixels))
+    if job.show or job.layout.sizes.second is not None:
+        raise UserError("with a refiner there are neither steps shown nor a hires pass")
+    start, refiner = extras.refiner_start, extras.refiner
+    sample, _ = engine.run(params, job._replace(span=(0.0, start)))
+    rest = job._replace(
+        layout=job.layout._replace(control=()), sample=sample, latents=None, span=(start, 1.0)
+    )
+    pixels, _ = refiner.engine.run(refiner.params, rest)
+    return Drawn(pixels, None, (False,) * len(pixels))
+
+
+def check_refiner(base: Model, refiner: Model, start: float) -> None:
+    """Refuse a refiner of other latents, and a start that leaves one of the two nothing to do.
+
+    Raises:
+      UserError: as said.
+    """
+    if not 0 < start < 1:
+        raise UserError(f"the refiner starts at {start}; give a share of the way between 0 and 1")
+    ours, theirs = ((m.vae_config.latent_channels, m.vae_config.downscale) for m in (base, refiner))
+    if ours != theirs:
+        raise UserError(
+            f"the refiner's latents have {theirs[0]} channels at 1/{theirs[1]} of the size, the "
+            f"model's {ours[0]} at 1/{ours[1]}; give a refiner made for this model"
+        )
+
+
+def read_controlnet(
+    given: str | Path | tuple[ControlNetConfig, Any], model: Model, dtype: DTypeLike
+) -> tuple[Attached, Any]:
+    """A ControlNet, from its directory where that is given, and its parameters.
+
+    Raises:
+      UserError: it cannot be read, or is for another kind of model.
+    """
+    name, digest = "", ""
+    if not isinstance(given, tuple):
+        name, digest = Path(given).resolve().stem, convert.controlnet_hash(given)
+        given = convert.load_controlnet(given, dtype=dtype)
+    config, params = given
+    check_controlnet(config, model, name)
+    return Attached(config, name, digest), params
+
+
+def read_lora(lora: Lora | str | Path, weight: float, model: Model) -> Weighted:
+    """A LoRA, from its file where that is given, with what a recipe says of it.
+
+    Raises:
+      UserError: it is no LoRA, or for another kind of model, or the weight is no number.
+    """
+    if not math.isfinite(weight):
+        raise UserError(f"a LoRA's weight is {weight}; give a finite number")
+    record: Use = {"name": "", "sha256": "", "hash": ""}
+    if not isinstance(lora, Lora):
+        path, lora = Path(lora), load_lora(lora, model)
+        record = {**file_record(path), "hash": lora_hash(path)}
+    return Weighted(lora, float(weight), {**record, "weight": float(weight)})
+
+
+def read_embedding(
+    path: str | Path, model: Model, params: dict[str, Any]
+) -> tuple[str, File, tuple[TextTower, ...]]:
+    """A textual inversion's word, what a recipe says of it, and the text encoders that know it.
+
+    Raises:
+      UserError: the file is no textual inversion, or one for another kind of model.
+    """
+    embedding = load_embedding(path)
+    towers = tuple(tower._replace(params=params[tower.name]) for tower in model.text)
+    return embedding.token, file_record(path), add_embeddings(towers, embedding)
+
+
+def merged(base: dict[str, Any], extras: Extras) -> dict[str, Any]:
+    """The parameters with the LoRAs in them, or the UNet's LoRAs beside them."""
+    params = dict(base)
+    for name in base:
+        loras = [(used.lora.parts.get(name, {}), used.weight) for used in extras.loras]
+        loras = [(layers, np.float32(weight)) for layers, weight in loras if layers]
+        if loras and name == "unet" and not extras.merge:
+            params["lora"] = loras
+        elif loras:
+            params[name] = merge_all(base[name], loras)
+    return params
