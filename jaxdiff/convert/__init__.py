@@ -1,12 +1,14 @@
 """Other people's checkpoints to our parameter trees and back: safetensors, tables of key patterns.
 
-A model directory has the layout that the Hugging Face ecosystem reads: `model_index.json` and one
-folder per part. Arrays are transposed here and nowhere else (torch OIHW and NCHW; ours HWIO, NHWC).
+A model is a directory in the layout of the Hugging Face ecosystem, `model_index.json` and a folder
+for each part, or one file in that of A1111 and ComfyUI. Arrays are transposed here and nowhere else
+(torch OIHW and NCHW; ours HWIO, NHWC).
 """
 
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.model_dir import check_writable, load_model, model_hash, save_model
 from jaxdiff.convert.scheduler import NoiseConfig
+from jaxdiff.convert.single_file_save import save_single_file
 
 __all__ = [
     "Model",
@@ -16,4 +18,5 @@ __all__ = [
     "load_model",
     "model_hash",
     "save_model",
+    "save_single_file",
 ]

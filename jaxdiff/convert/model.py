@@ -37,6 +37,16 @@ class Model:
     noise: NoiseConfig
     meta: dict[str, Any] = field(default_factory=dict)
     """What the model says of itself (`jaxdiff.json`); JSON values."""
+    zero_empty_prompt: bool = False
+    """Whether an empty negative prompt is encoded as zeros (SDXL base)."""
+    low_res_noise: NoiseConfig | None = None
+    """Upscalers: the noise that is put on the small picture."""
+    max_noise_level: int = 350
+    """Upscalers: the highest level of that noise."""
+    notes: tuple[str, ...] = ()
+    """What was assumed on loading, where a file does not say; for the user to read."""
+    unused: dict[str, Any] = field(default_factory=dict)
+    """Tensors of a single file that no network needs, kept for writing it again."""
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""
@@ -54,8 +64,46 @@ class Model:
                 f"{unet.cross_attention_dim}, the text encoder's hidden_size "
                 f"{' + '.join(map(str, widths)) or 'missing'}"
             )
+        self._check_pooled()
         for tower in self.text:
             _check_tokenizer(tower)
+
+    def _check_pooled(self) -> None:
+        """Refuse an SDXL UNet whose pooled text and embedded sizes are of other widths."""
+        if self.unet_config.addition_embed_type is None:
+            return
+        pooled, width = (
+            self.text[-1].config.projection_dim,
+            self.unet_config.addition_time_embed_dim,
+        )
+        expected = self.unet_config.projection_class_embeddings_input_dim
+        if pooled is None or pooled + self.num_sizes * width != expected:
+            raise UserError(
+                f"the parts do not fit: the UNet's projection_class_embeddings_input_dim is "
+                f"{expected}, not the text encoder's projection_dim {pooled} + {self.num_sizes} "
+                f"times addition_time_embed_dim {width}"
+            )
+
+    @property
+    def num_sizes(self) -> int:
+        """Numbers in the size conditioning: original size, crop and target size, or the score."""
+        return 5 if self.family.startswith("sdxl-refiner") else 6
+
+    def require_family(self, *families: str, task: str) -> None:
+        """Refuse a model of another family.
+
+        Args:
+          *families: as `family` calls them, such as "sd".
+          task: what they are needed for, for the message.
+
+        Raises:
+          UserError: the model is of another family.
+        """
+        if self.family not in families:
+            raise UserError(
+                f"{task} needs a model of the family {' or '.join(families)}; this one's is "
+                f"{self.family}"
+            )
 
     @property
     def family(self) -> str:
@@ -68,7 +116,9 @@ class Model:
         task = {2 * latents + 1: "-inpaint", latents + _COLOURS: "-upscale"}.get(given, "")
         if self.unet_config.addition_embed_type is None:
             return f"sd{task}"
-        return f"sdxl{task}" if len(self.text) > 1 else f"sdxl-refiner{task}"
+        if len(self.text) > 1:
+            return f"sdxl{task}"
+        return f"sdxl-refiner{task}"
 
 
 def _check_tokenizer(tower: TextTower) -> None:

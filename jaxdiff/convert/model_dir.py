@@ -1,109 +1,126 @@
-"""A model directory, in and out: what sampling loads and training exports.
+"""A model, in and out: what sampling loads and training exports.
 
-    model_index.json   scheduler/   text_encoder/   tokenizer/   unet/   vae/   jaxdiff.json
-
-The first six are the layout of `diffusers.StableDiffusionPipeline`; `jaxdiff.json` (optional) holds
-what a model says of itself: name, licence, training step.
+A model is a directory (see `layout`), a single file (see `single_file`), or a name on the hub.
 """
 
+import dataclasses
 import hashlib
-import os
 import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from jaxdiff.convert.configs import (
-    AUTOENCODER,
-    LIBRARY_VERSION,
-    TEXT_ENCODER,
-    UNET,
-    Architecture,
-    read_config,
-    write_config,
+from jaxdiff.convert import hub
+from jaxdiff.convert.layout import (
+    INDEX,
+    LOW_RES_SCHEDULER,
+    SCHEDULER,
+    TOWERS,
+    LoadTokenizer,
+    assemble,
+    read_layout,
+    tokenizer_folder,
+    write_layout,
 )
 from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
-from jaxdiff.convert.model import Model, TextTower
-from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
-from jaxdiff.convert.tensors import read_json, read_tensors, write_json, write_tensors
-from jaxdiff.convert.weight_files import weight_files
+from jaxdiff.convert.model import Model
+from jaxdiff.convert.replacing import replace_directory, require_writable
+from jaxdiff.convert.scheduler import NoiseConfig, PredictionName, to_scheduler_config
+from jaxdiff.convert.single_file import load_single_file
+from jaxdiff.convert.tensors import Tensor, open_tensors, read_json, read_tensors, write_tensors
+from jaxdiff.convert.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, weight_files
 from jaxdiff.errors import UserError
 
-PIPELINE = "StableDiffusionPipeline"
-
-_STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-_FOLDERS = (*_STEMS, "scheduler", "tokenizer")
+_STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM} | dict.fromkeys(TOWERS, TRANSFORMERS_STEM)
+_TOKENIZERS = tuple(str(tokenizer_folder(Path(), tower)) for tower in TOWERS)
+_FOLDERS = (*_STEMS, *_TOKENIZERS, SCHEDULER, LOW_RES_SCHEDULER)
 _CARD = "README.md"
 _HISTORY = Path("vae", "training.json")  # how the autoencoder was made, see convert.autoencoder
 
 
-def load_model(directory: str | Path, load_tokenizer: Callable[[Path], Any] | None = None) -> Model:
-    """Load a model directory.
+def load_model(
+    where: str | Path,
+    load_tokenizer: LoadTokenizer | None = None,
+    *,
+    dtype: DTypeLike | None = np.float32,
+    variant: str | None = None,
+    prediction: PredictionName | None = None,
+    tokenizer_dir: str | Path | None = None,
+) -> Model:
+    """Load a model, tensor by tensor: the memory it takes is that of its parameters.
 
     Args:
-      directory: its path.
-      load_tokenizer: what makes a tokenizer of the folder `tokenizer/`; None skips it.
+      where: a model directory, a single .safetensors file, or OWNER/NAME on the Hugging Face hub.
+      load_tokenizer: what makes a tokenizer of a folder of its files; None skips it.
+      dtype: of the parameters; None keeps each tensor's own.
+      variant: of a directory's weight files, such as "fp16"; None takes the files of no variant, or
+        those of the only one.
+      prediction: what the UNet predicts, where the checkpoint does not say or is wrong.
+      tokenizer_dir: a folder of tokenizer files to read instead of the model's own.
 
     Raises:
-      UserError: a file is missing, truncated, of another architecture, or of other shapes.
+      UserError: a file is missing, truncated, a pickle, of another architecture, or of other
+        shapes, or the hub cannot be reached.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"model directory {directory} does not exist; give one with --model DIR")
-    name = read_json(directory / "model_index.json").get("_class_name")
-    if name != PIPELINE:
-        raise UserError(f"{directory}/model_index.json: {name!r} is not supported; only {PIPELINE}")
-    scheduler = directory / "scheduler" / "scheduler_config.json"
-    noise = from_scheduler_config(read_json(scheduler), str(scheduler))
-    configs = {
-        part: read_config(directory / part / "config.json", architecture)
-        for part, architecture in _ARCHITECTURES.items()
-    }
-    tokenizer = None if load_tokenizer is None else load_tokenizer(directory / "tokenizer")
+    place = hub.locate(where, variant)
+    tokenizers = None if tokenizer_dir is None else Path(tokenizer_dir)
+    if place.is_file():
+        if variant is not None:
+            raise UserError(f"variant {variant!r} does nothing for {place}, a single file")
+        return load_single_file(
+            place,
+            load_tokenizer,
+            dtype=dtype,
+            prediction=prediction,
+            tokenizer_dir=tokenizers,
+        )
+    layout = read_layout(place, load_tokenizer, tokenizers)
+    if prediction is not None:
+        noise = dataclasses.replace(layout.noise, prediction=prediction)
+        layout = layout._replace(noise=noise)
     params = {}
-    for part, config in configs.items():
-        tensors = read_tensors(weight_files(directory / part, _STEMS[part]))
-        params[part] = from_torch(tensors, parameter_shapes(config), str(directory / part))
-    meta = directory / "jaxdiff.json"
-    name = "text_encoder"
-    return Model(
-        *(x for part in ("unet", "vae") for x in (configs[part], params[part])),
-        text=(TextTower(name, configs[name], params[name], tokenizer),),
-        noise=noise,
-        meta=read_json(meta) if meta.is_file() else {},
-    )
+    for part, config in layout.configs.items():
+        tensors = open_tensors(weight_files(place / part, _STEMS[part], variant))
+        params[part] = from_torch(tensors, parameter_shapes(config), str(place / part), dtype)
+    return assemble(layout, params)
 
 
-def save_model(directory: str | Path, model: Model, dtype: DTypeLike = np.float16) -> None:
-    """Write a model directory whole or not at all: a sibling is written, then renamed.
+def save_model(directory: str | Path, model: Model, dtype: DTypeLike | None = np.float16) -> None:
+    """Write a model directory whole or not at all, in the layout of the model's family.
 
     An existing directory of a model, or of parts of one, is replaced; files in it that are no part
     of a model, such as its card, stay.
 
+    Args:
+      directory: its path.
+      model: what to write.
+      dtype: of the weights; None keeps that of the parameters.
+
     Raises:
-      UserError: `directory` exists and is no model directory, or cannot be written.
+      UserError: `directory` exists and is no model directory, or cannot be written, or a parameter
+        does not fit `dtype`.
     """
-    check_writable(directory, model.noise)
-    target = Path(directory).resolve()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-            staged = Path(scratch) / "new"
-            staged.mkdir()
-            _write_parts(staged, model, dtype)
-            if target.exists():
-                _carry_over(target, staged)
-            _swap(staged, target, Path(f"{scratch}-old"))
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
+    to_scheduler_config(model.noise)
+
+    def write(staged: Path) -> None:
+        write_layout(staged, model)
+        for part, tensors in part_tensors(model).items():
+            write_tensors(staged / part / f"{_STEMS[part]}.safetensors", tensors, dtype)
+
+    replace_directory(directory, write, replaceable=_replaceable, carry_over=_carry_over)
+
+
+def part_tensors(model: Model) -> dict[str, dict[str, Tensor]]:
+    """The parameters of every network, by folder and by torch key."""
+    linear = model.unet_config.use_linear_projection
+    parts = {
+        "unet": to_torch(model.unet_params, linear_projection=linear),
+        "vae": to_torch(model.vae_params),
+    }
+    for tower in model.text:
+        parts[tower.name] = to_torch(tower.params, prefix="text_model.")
+    return parts
 
 
 def check_writable(directory: str | Path, noise: NoiseConfig | None = None) -> None:
@@ -116,87 +133,46 @@ def check_writable(directory: str | Path, noise: NoiseConfig | None = None) -> N
     Raises:
       UserError: `directory` is a file, holds what is no part of a model, or cannot be written.
     """
-    directory = Path(directory)
     if noise is not None:
         to_scheduler_config(noise)
-    parent = directory.resolve().parent
-    parent = next(path for path in (parent, *parent.parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{directory} cannot be written: no permission, or no folder, at {parent}")
-    if directory.exists() and not _replaceable(directory):
-        raise UserError(f"{directory} exists and is no model directory; choose another")
+    require_writable(directory, _replaceable)
 
 
-def model_hash(directory: str | Path) -> str:
-    """The first ten hexadecimal digits of SHA-256 over the weight files."""
+def model_hash(where: str | Path, variant: str | None = None) -> str:
+    """The first ten hexadecimal digits of SHA-256 over the weights of a model or a ControlNet.
+
+    Args:
+      where: a directory, a single file (whose digits are those that A1111 shows) or a hub name.
+      variant: as for `load_model`.
+
+    Raises:
+      UserError: there are no weights.
+    """
+    place = hub.locate(where, variant)
+    files = [place] if place.is_file() else _all_weight_files(place, variant)
     digest = hashlib.sha256()
-    for part, stem in sorted(_STEMS.items()):
-        for file in weight_files(Path(directory) / part, stem):
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:10]
 
 
-_ARCHITECTURES: dict[str, Architecture] = {
-    "unet": UNET,
-    "vae": AUTOENCODER,
-    "text_encoder": TEXT_ENCODER,
-}
-
-
-def _write_parts(root: Path, model: Model, dtype: DTypeLike) -> None:
-    (tower,) = model.text
-    parts = {
-        "unet": (
-            model.unet_config,
-            to_torch(model.unet_params, linear_projection=model.unet_config.use_linear_projection),
-        ),
-        "vae": (model.vae_config, to_torch(model.vae_params)),
-        tower.name: (tower.config, to_torch(tower.params, prefix="text_model.")),
-    }
-    for part, (config, tensors) in parts.items():
-        (root / part).mkdir()
-        write_config(root / part / "config.json", config)
-        write_tensors(root / part / f"{_STEMS[part]}.safetensors", tensors, dtype)
-    scheduler = to_scheduler_config(model.noise) | {"_diffusers_version": LIBRARY_VERSION}
-    (root / "scheduler").mkdir()
-    write_json(root / "scheduler" / "scheduler_config.json", scheduler)
-    if tower.tokenizer is not None:
-        (root / "tokenizer").mkdir()
-        tower.tokenizer.save(root / "tokenizer")
-    meta, spacing = dict(model.meta), model.noise.spacing
-    if from_scheduler_config(scheduler).spacing != spacing:  # the scheduler has no word for it
-        meta["sampling"] = {"schedule": spacing, **meta.get("sampling", {})}
-    write_json(root / "jaxdiff.json", meta)
-    text_class = TEXT_ENCODER.class_names[tower.config.projection_dim is not None]
-    write_json(root / "model_index.json", _index(scheduler["_class_name"], text_class))
-
-
-def _index(scheduler: str, text_encoder: str) -> dict[str, Any]:
-    """`model_index.json`: the class of each part."""
-    nothing = [None, None]
-    return {
-        "_class_name": PIPELINE,
-        "_diffusers_version": LIBRARY_VERSION,
-        "feature_extractor": nothing,
-        "image_encoder": nothing,
-        "requires_safety_checker": False,
-        "safety_checker": nothing,
-        "scheduler": ["diffusers", scheduler],
-        "text_encoder": ["transformers", text_encoder],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", UNET.class_names[0]],
-        "vae": ["diffusers", AUTOENCODER.class_names[0]],
-    }
+def _all_weight_files(directory: Path, variant: str | None) -> list[Path]:
+    """The weights of a model directory, or of a folder that holds one network."""
+    if not (directory / INDEX).is_file():
+        return weight_files(directory, DIFFUSERS_STEM, variant)
+    index = read_json(directory / INDEX)
+    parts = sorted(part for part in _STEMS if (index.get(part) or [None])[-1] is not None)
+    return [
+        file for part in parts for file in weight_files(directory / part, _STEMS[part], variant)
+    ]
 
 
 def _replaceable(directory: Path) -> bool:
     """Whether a directory is a model, some parts of one, a card alone, or empty."""
-    if not directory.is_dir():
-        return False
     entries = {entry.name: entry.is_dir() for entry in directory.iterdir()}
-    if not entries or "model_index.json" in entries:
+    if not entries or INDEX in entries:
         return True
     strange = [name for name, folder in entries.items() if folder and name not in _FOLDERS]
     return not strange and any(name in entries for name in (*_FOLDERS, _CARD))
@@ -222,17 +198,3 @@ def _same_weights(ours: Path, theirs: Path) -> bool:
         np.array_equal(first[name].astype(np.float16), second[name].astype(np.float16))
         for name in first
     )
-
-
-def _swap(staged: Path, directory: Path, retired: Path) -> None:
-    """Put the staged directory in the place of an old one; if that fails, the old one stays."""
-    if not directory.exists():
-        staged.rename(directory)
-        return
-    directory.rename(retired)
-    try:
-        staged.rename(directory)
-    except BaseException:
-        retired.rename(directory)
-        raise
-    shutil.rmtree(retired, ignore_errors=True)

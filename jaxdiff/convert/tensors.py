@@ -6,7 +6,7 @@ would count as memory of the process.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     dtype: DTypeLike | None = None,
     metadata: Mapping[str, str] | None = None,
+    keep: Collection[str] = (),
 ) -> None:
     """Write tensors whole or not at all, marked as torch's layout (which others ask for).
 
@@ -152,11 +153,15 @@ def write_tensors(
       tensors: by name.
       dtype: of all that are of a float type; None keeps each one's own.
       metadata: texts for the header.
+      keep: names of tensors that keep their own type in any case.
 
     Raises:
       UserError: a value does not fit `dtype` (float16 ends at 65504), or is not finite.
     """
-    types = {name: _stored_type(tensor, dtype) for name, tensor in tensors.items()}
+    types = {
+        name: _stored_type(tensor, None if name in keep else dtype)
+        for name, tensor in tensors.items()
+    }
     # As the library does: large types first, so that all are aligned; then by name.
     order = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
     staged = path.with_name(f".{path.name}.tmp")
