@@ -12,13 +12,14 @@ dots were.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jax.tree_util import tree_flatten_with_path
 
 from jaxdiff.convert.model import Model
 from jaxdiff.convert.names import Rules, torch_key
+from jaxdiff.convert.single_file_names import renamed, skeleton, unet_names
 from jaxdiff.errors import UserError
 
 UNET = "unet"
@@ -109,10 +110,13 @@ def kernel_shapes(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def layer_names(model: Model) -> dict[str, dict[str, str]]:
-    """By part, the underscored names of a model's layers and the paths that they stand for."""
-    table = {}
-    for part, shapes in kernel_shapes(model).items():
-        table[part] = {path.replace("/", "_"): path for path in shapes}
+    """By part, the underscored names of a model's layers and the paths that they stand for.
+
+    A UNet's layers have two names each: diffusers' and that of a single file.
+    """
+    shapes = kernel_shapes(model)
+    table = {part: {path.replace("/", "_"): path for path in shapes[part]} for part in shapes}
+    table[UNET] |= {name: path for path, name in _single_file_names(shapes[UNET], model).items()}
     return table
 
 
@@ -132,11 +136,13 @@ def diffusers_stem(part: str, path: str, model: Model) -> str:
 
 
 def kohya_stem(part: str, path: str, model: Model) -> str:
-    """What a layer's keys begin with in kohya's layout."""
+    """What a layer's keys begin with in kohya's layout: of SDXL's UNet, a single file's name."""
     prefixes = {part: start for start, part in _BEGINNINGS if start.startswith("lora_")}
     several = part == UNET or len(model.text) > 1
-    prefix = prefixes[part if several else None]
-    return prefix + torch_name(part, path).replace(".", "_")
+    name = torch_name(part, path).replace(".", "_")
+    if part == UNET and model.family.startswith("sdxl"):
+        name = _single_file_names([path], model)[path]
+    return prefixes[part if several else None] + name
 
 
 def refuse_other_kinds(keys: Sequence[str], source: str) -> None:
@@ -188,6 +194,13 @@ def peft_alpha(settings: dict[str, Any], name: str, rank: int) -> float:
             alpha = value
     # Kalajdzievski 2023: the change is scaled by alpha / sqrt(R) instead.
     return alpha * rank**0.5 if settings.get("use_rslora") else alpha
+
+
+def _single_file_names(paths: Iterable[str], model: Model) -> dict[str, str]:
+    """The underscored names that a UNet's layers have in a single file, by their paths."""
+    table = unet_names(skeleton(model.unet_config))
+    named = {path: renamed(torch_name(UNET, path), table) for path in paths}
+    return {path: name.replace(".", "_") for path, name in named.items() if name is not None}
 
 
 def _kernel_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

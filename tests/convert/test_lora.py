@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxdiff.convert import Model, NoiseConfig, TextTower
 from jaxdiff.convert.lora import Lora, load_lora, lora_hash, save_lora
+from jaxdiff.convert.lora_names import kohya_stem, layer_names
 from jaxdiff.errors import UserError
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, parameter_shapes
 from jaxdiff.models.lora import LoraLayer, init_lora, kernel_shape, merge
 
 RANK = 4
@@ -131,6 +134,62 @@ def test_names_are_those_of_the_trainers(kohya, tiny_model, lora, tmp_path):
         assert arrays[name].shape == shape
 
 
+# As kohya's scripts name SDXL's layers -> their paths here.
+SDXL_NAMES = {
+    "input_blocks_0_0": "conv_in",
+    "input_blocks_1_0_emb_layers_1": "down_blocks_0/resnets_0/time_emb_proj",
+    "input_blocks_3_0_op": "down_blocks_0/downsamplers_0/conv",
+    "input_blocks_4_0_skip_connection": "down_blocks_1/resnets_0/conv_shortcut",
+    "input_blocks_4_1_transformer_blocks_1_attn2_to_k": (
+        "down_blocks_1/attentions_0/transformer_blocks_1/attn2/to_k"
+    ),
+    "input_blocks_8_1_proj_out": "down_blocks_2/attentions_1/proj_out",
+    "middle_block_0_in_layers_2": "mid_block/resnets_0/conv1",
+    "middle_block_1_transformer_blocks_3_ff_net_0_proj": (
+        "mid_block/attentions_0/transformer_blocks_3/ff/net_0/proj"
+    ),
+    "output_blocks_2_2_conv": "up_blocks_0/upsamplers_0/conv",
+    "output_blocks_5_1_transformer_blocks_0_attn1_to_out_0": (
+        "up_blocks_1/attentions_2/transformer_blocks_0/attn1/to_out_0"
+    ),
+    "output_blocks_8_0_out_layers_3": "up_blocks_2/resnets_2/conv2",
+    "time_embed_2": "time_embedding/linear_2",
+    "label_emb_0_0": "add_embedding/linear_1",
+    "out_2": "conv_out",
+}
+
+
+def test_sdxl_names_are_those_of_a_single_file():
+    """At full width, of which nothing is allocated."""
+    unet = UNetConfig(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(320, 640, 1280),
+        transformer_layers_per_block=(1, 2, 4),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+    towers = (
+        TextTower("text_encoder", TextEncoderConfig(), {}, None),
+        TextTower(
+            "text_encoder_2",
+            TextEncoderConfig(hidden_size=1280, num_attention_heads=20, projection_dim=1280),
+            {},
+            None,
+        ),
+    )
+    model = Model(unet, parameter_shapes(unet), AutoencoderConfig(), {}, towers, NoiseConfig())
+    names = layer_names(model)["unet"]
+    assert len(names) == 2 * len(set(names.values()))  # two names each, none for two layers
+    for name, path in SDXL_NAMES.items():
+        assert names[name] == path
+        assert kohya_stem("unet", path, model) == f"lora_unet_{name}"
+
+
 # Names that older files have -> those of today's, for a file in diffusers' layout.
 OLDER = {
     "processors": {
@@ -223,8 +282,6 @@ def test_small_alphas_survive_float16(tiny_model, lora, tmp_path, alpha):
 
 def _narrower(model):
     """A model of another text width: its cross-attention reads 16 numbers, not 24."""
-    from jaxdiff.convert.merge import parameter_shapes
-
     config = dataclasses.replace(model.unet_config, cross_attention_dim=16)
     tower = model.text[0]
     text = dataclasses.replace(tower.config, hidden_size=16, intermediate_size=32)
