@@ -44,6 +44,11 @@ def loosen(caption: str, draw: float) -> str:
     return f"{article} {caption}"
 
 
+def loosened(caption: str) -> set[str]:
+    """All that `loosen` makes of a caption."""
+    return {loosen(caption, draw) for draw in (0.0, 0.35, 0.5)}
+
+
 def may_flip(caption: str) -> bool:
     """Whether the mirror image of a picture is still what `caption` says.
 

@@ -10,10 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxdiff.data.buckets import fit
 from jaxdiff.errors import UserError
 
 # What Pillow raises on files that are damaged, foreign or too large to be honest.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+_ORIENTATION = 0x0112  # of EXIF
 
 
 class CorruptImage(UserError):
@@ -43,6 +46,16 @@ def decode_image(data: bytes | Path, name: str = "", at_least: int = 0) -> Image
         raise CorruptImage(f"can not read the picture {shown}: {reason}") from error
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of an upright picture, by its file's header; None if that is damaged."""
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # by 90 degrees either way
+            return opened.size if turned else opened.size[::-1]
+    except _DAMAGED:
+        return None
+
+
 def on_white(picture: Image.Image) -> Image.Image:
     """The picture as RGB; what is transparent becomes white, 16-bit grey becomes 8-bit."""
     if picture.mode.startswith("I"):
@@ -56,13 +69,7 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 def square(picture: Image.Image, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
     """The central square of the picture, resized with antialiasing to [R, R, 3] uint8."""
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    if side != resolution:
-        picture = picture.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    return np.asarray(picture, np.uint8)
+    return fit(picture, resolution, resolution)
 
 
 def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:

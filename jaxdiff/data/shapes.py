@@ -66,17 +66,17 @@ class ShapesSource:
         colour, shape, size, draw = self._chosen(index)
         radius = SIZES[size]
         x, y = draw.uniform(radius + 0.02, 0.98 - radius, 2)
+        image = render(shape, COLOURS[colour], (x, y), radius, self._resolution)
+        return {"image": image, **self.row(index)}
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The example without its image, which is not drawn."""
+        colour, shape, size, _ = self._chosen(index)
         return {
-            "image": render(shape, COLOURS[colour], (x, y), radius, self._resolution),
-            "caption": self.caption(index),
+            "caption": f"a {size} {colour} {shape}",
             "subject": f"{colour} {shape}",
             "id": str(index),
         }
-
-    def caption(self, index: int) -> str:
-        """The caption alone."""
-        colour, shape, size, _ = self._chosen(index)
-        return f"a {size} {colour} {shape}"
 
     def _chosen(self, index: int) -> tuple[str, str, str, np.random.Generator]:
         """What example `index` shows, and the generator that places it."""

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxdiff.data.config import DataConfig
+from jaxdiff.data.corpus import Example
 from jaxdiff.data.images import decode_image, square
-from jaxdiff.data.sources import DataConfig, Example
 from jaxdiff.errors import UserError, choose
 
 _CAPTION_FIELDS = ("caption", "captions", "text", "prompt")
@@ -104,17 +105,22 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         """The example with every text feature; `CorruptImage` if its picture is damaged."""
         row = dict(self._rows[index])
-        data = row.pop(self._image)
-        example = {key: value.decode() for key, value in row.items() if isinstance(value, bytes)}
-        name = example.setdefault("id", f"{self._name}:{index}")
-        picture = decode_image(data, name, at_least=2 * self._resolution)
-        example["image"] = square(picture, self._resolution)
-        example["caption"] = self._caption_of(row[self._caption])
-        return example
+        example = self._texts(row, index)
+        picture = decode_image(row[self._image], example["id"], at_least=2 * self._resolution)
+        return {"image": square(picture, self._resolution), **example}
 
-    def caption(self, index: int) -> str:
-        """The caption alone; the picture is not decoded."""
-        return self._caption_of(self._rows[index][self._caption])
+    def _texts(self, row: dict[str, Any], index: int) -> Example:
+        texts = {key: value for key, value in row.items() if isinstance(value, bytes)}
+        example = {key: texts[key].decode() for key in texts if key != self._image}
+        return {
+            "id": f"{self._name}:{index}",
+            **example,
+            "caption": self._caption_of(row[self._caption]),
+        }
+
+    def row(self, index: int) -> Example:
+        """The example without its picture, which is not decoded."""
+        return self._texts(dict(self._rows[index]), index)
 
     def _caption_of(self, value: Any) -> str:
         if self._labels is not None:

@@ -112,15 +112,16 @@ def pictures(tmp_path):
 class Toy:
     """A source of n pictures; picture i is asymmetric and holds the number i."""
 
-    def __init__(self, n=23, caption="cat face, noto style"):
-        self.n, self.text = n, caption
+    def __init__(self, n=23, caption="cat face, noto style", shapes=None):
+        self.n, self.text, self.shapes = n, caption, shapes
 
     def __len__(self):
         return self.n
 
     def __getitem__(self, index):
-        image = np.zeros((4, 4, 3), np.uint8)
-        image[:, :2] = index % 255 + 1
+        height, width = (4, 4) if self.shapes is None else self.shapes[index]
+        image = np.zeros((height, width, 3), np.uint8)
+        image[:, : width // 2] = index % 255 + 1
         return {"image": image, "caption": self.text, "id": str(index)}
 
 
@@ -132,7 +133,7 @@ def toy():
 
 def letters(captions):
     """Tokens that say only whether there is a caption."""
-    return np.array([[len(caption)] for caption in captions], np.int32)
+    return {"tokens": np.array([[len(caption)] for caption in captions], np.int32)}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.data.images import CorruptImage, decode_image, encode_png, square
-from jaxdiff.data.pipeline import DataConfig, make_source
+from jaxdiff.data.pipeline import DataConfig, make_batches, make_source
 from jaxdiff.data.sources import captions_of
 from jaxdiff.errors import UserError
 
@@ -245,3 +245,70 @@ def test_tfds_in_another_format_is_refused(labelled, tmp_path):
 def test_tfds_unprepared_says_how_to_prepare(tmp_path):
     with pytest.raises(UserError, match="tfds build mnist --file_format=array_record"):
         make_source(DataConfig(source="tfds:mnist", data_dir=str(tmp_path)))
+
+
+def test_a_caption_for_pictures_that_have_none(pictures):
+    (pictures / "metadata.jsonl").unlink()
+    (pictures / "3.txt").write_text("a horse")
+    source = make_source(config(pictures, caption="a photo of a toy"))
+    assert captions_of(source) == ["a photo of a toy"] * 3 + ["a horse"] + ["a photo of a toy"] * 4
+
+
+@pytest.fixture
+def conditioned(pictures):
+    """`pictures`, each steered by its own negative at twice the size."""
+    lines = []
+    for index in range(8):
+        image = Image.open(pictures / f"{index}.png")
+        negative = Image.fromarray(255 - np.asarray(image)).resize((60, 2 * image.height))
+        negative.save(pictures / f"n{index}.png")
+        row = {"file_name": f"{index}.png", "text": "a cat", "conditioning": f"n{index}.png"}
+        lines.append(json.dumps(row))
+    (pictures / "metadata.jsonl").write_text("\n".join(lines))
+    return pictures
+
+
+@pytest.mark.parametrize("memory_mb", [0, 100])
+def test_conditioning_pictures_are_cropped_and_mirrored_alike(conditioned, memory_mb):
+    data = config(conditioned, conditioning=True, memory_mb=memory_mb, batch_size=32)
+    batch = next(make_batches(make_source(data), data, lambda captions: {}))
+    image, steering = (batch[name].astype(int) for name in ("image", "conditioning"))
+    assert np.corrcoef(image.ravel(), -steering.ravel())[0, 1] > 0.9
+    assert len({image.tobytes() for image in batch["image"]}) > 8  # some are mirrored
+
+
+def test_conditioning_that_is_missing_or_of_another_shape_is_named(conditioned):
+    Image.new("RGB", (30, 90)).save(conditioned / "n2.png")
+    (conditioned / "n5.png").unlink()
+    rows = (conditioned / "metadata.jsonl").read_text().splitlines()
+    rows[7] = json.dumps({"file_name": "7.png", "text": "x"})
+    (conditioned / "metadata.jsonl").write_text("\n".join(rows))
+    source = make_source(config(conditioned, conditioning=True))
+    assert len(source) == 5
+    skipped = " ".join(source.skipped)
+    assert "n5.png, which is not there" in skipped and "30 x 90 pixels" in skipped
+    assert "no conditioning picture for 7.png" in skipped
+    (conditioned / "metadata.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metadata\.jsonl is missing"):
+        make_source(config(conditioned, conditioning=True))
+
+
+def test_size_is_that_of_the_file(pictures):
+    Image.new("RGB", (300, 200)).save(pictures / "1.png")
+    np.testing.assert_array_equal(make_source(config(pictures))[1]["size"], [200, 300, 0, 2, 8, 8])
+
+
+@pytest.mark.parametrize("memory_mb", [0, 100])
+def test_a_fingerprint_changes_with_a_pixel_and_with_the_order(pictures, memory_mb):
+    def fingerprint(**changes):
+        return make_source(config(pictures, memory_mb=memory_mb, **changes)).fingerprint()
+
+    before = fingerprint()
+    assert fingerprint() == before
+    image = np.asarray(Image.open(pictures / "3.png")).copy()
+    image[:, :, 0] = 255 - image[:, :, 0]
+    Image.fromarray(image).save(pictures / "3.png")
+    after = fingerprint()
+    lines = (pictures / "metadata.jsonl").read_text().splitlines()
+    (pictures / "metadata.jsonl").write_text("\n".join(reversed(lines)))
+    assert len({before, after, fingerprint()}) == 3

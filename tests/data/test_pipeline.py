@@ -124,7 +124,7 @@ def test_loosened_captions_keep_the_pictures(toy):
 
     def tokenize(captions):
         seen.extend(captions)
-        return np.zeros((len(captions), 1), np.int32)
+        return {"tokens": np.zeros((len(captions), 1), np.int32)}
 
     loose = dataclasses.replace(CONFIG, batch_size=500, caption_dropout=0.0, loosen_captions=0.4)
     images = next(make_batches(toy(LARGE), loose, tokenize))["image"]
@@ -145,13 +145,32 @@ def test_loosened_captions_keep_the_pictures(toy):
         {"seed": -1},
         {"seed": 2**32},
         {"label_template": "a photo"},
+        {"max_aspect": 0.5},
+        {"source": "folder:x", "bucket_step": 3},
+        {"bucket_step": 2},
+        {"conditioning": True},
+        {"caption": "a photo"},
     ],
 )
 def test_contradictory_configs_fail_when_built(change):
-    with pytest.raises(UserError, match=next(iter(change))):
+    with pytest.raises(UserError, match=list(change)[-1]):
         dataclasses.replace(CONFIG, **change)
 
 
 def test_batch_size_must_divide(toy, tokenize):
     with pytest.raises(UserError, match="multiple of the 4 processes"):
         make_batches(toy(), CONFIG, tokenize, process_count=4)
+
+
+def test_moments_are_taken_as_the_picture_would_be(toy, tokenize):
+    """Where the picture is mirrored, the moments of its mirror image stand."""
+
+    class Encoded(toy):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            image = example["image"]
+            return {**example, "moments": np.stack([image, image[:, ::-1]]).astype(np.float32)}
+
+    batch = next(make_batches(Encoded(LARGE), dataclasses.replace(CONFIG, batch_size=50), tokenize))
+    assert 0 < (batch["image"][:, 0, 0, 0] == 0).mean() < 1
+    np.testing.assert_array_equal(batch["moments"], batch["image"])

@@ -1,0 +1,59 @@
+"""What a corpus is: random access to captioned pictures.
+
+An example is {"image": uint8 [H, W, 3], "caption": str, "id": str} and whatever else the corpus
+knows of it: "conditioning" (uint8 [H, W, 3]), "size" (int32 [6], see `buckets.size_conditioning`),
+"subject", "style", "licence", "author".
+
+Axis legend: H height, W width.
+"""
+
+import logging
+from typing import Any, Protocol, runtime_checkable
+
+from jaxdiff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Example = dict[str, Any]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to captioned pictures: all that the pipeline needs.
+
+    Where pictures are of several sizes, a source has `shapes`, int [N, 2] (height and width).
+    """
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """The example; raises `CorruptImage` if its picture can not be decoded."""
+
+
+@runtime_checkable
+class Corpus(Source, Protocol):
+    """A source that knows its captions and which pictures were left out, and why.
+
+    One that can say cheaply which pictures it has does so by `fingerprint() -> str`.
+    """
+
+    skipped: list[str]
+
+    def row(self, index: int) -> Example:
+        """The example without its pictures, which are not decoded."""
+
+
+def captions_of(source: Source, limit: int | None = None) -> list[str]:
+    """The captions of the first `limit` examples (all of them by default)."""
+    count = len(source) if limit is None else min(limit, len(source))
+    read = source.row if isinstance(source, Corpus) else source.__getitem__
+    return [read(index)["caption"] for index in range(count)]
+
+
+def skip(reason: str, skipped: list[str], strict: bool) -> None:
+    """Note and log why a picture is left out; with `strict`, raise it as a `UserError`."""
+    if strict:
+        raise UserError(reason)
+    skipped.append(reason)
+    log.warning("skipped: %s", reason)
