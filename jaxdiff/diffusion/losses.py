@@ -194,6 +194,7 @@ def diffusion_loss(
     *,
     levels: Levels,
     weighting: Weighting,
+    noise_offset: float = 0.0,
     batch_key: Key[Array, ""] | None = None,
     index: Int[Array, " B"] | None = None,
     total: int | None = None,
@@ -208,6 +209,9 @@ def diffusion_loss(
       keys: one key per example, spent here for its level and its noise.
       levels: how t is drawn, from `LEVELS`.
       weighting: the factor on the squared error, from `WEIGHTINGS`.
+      noise_offset: scale of further noise, one number per example and channel, that teaches a
+        network whose last level is not pure noise to change a picture's mean (Guttenberg 2023,
+        "Diffusion with offset noise").
       batch_key: one key for the global batch; `stratified` alone needs it.
       index: position of each example in the global batch; 0 .. B - 1 by default.
       total: size of the global batch; B by default.
@@ -218,6 +222,10 @@ def diffusion_loss(
     t = levels(process, each["t"], batch_key, index, batch if total is None else total)
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     eps = normal_each(each["eps"], x0.shape[1:])
+    if noise_offset:
+        offset = jax.vmap(lambda key: named_keys(key, "offset")["offset"])(keys)
+        flat = (*(1,) * (x0.ndim - 2), x0.shape[-1])
+        eps = eps + noise_offset * normal_each(offset, flat)
     level_alpha, level_sigma = process.alpha(t), process.sigma(t)
     alpha, sigma = expand(level_alpha, x0), expand(level_sigma, x0)
     x_t = alpha * x0 + sigma * eps

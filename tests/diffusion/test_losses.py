@@ -1,5 +1,7 @@
 """Weights agree across predictions, levels have their distributions, losses belong to examples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,3 +221,24 @@ def test_unknown_names_list_the_choices_and_stratified_needs_its_key(batch, make
             lambda x, t: x, make_process("flow"), "flow", *batch,
             levels=L.stratified(), weighting=L.unweighted(),
         )  # fmt: skip
+
+
+def test_offset_noise_is_one_number_per_channel_and_leaves_the_rest_alone():
+    @functools.partial(jax.jit, static_argnums=1)
+    def noisy(keys, offset):
+        seen = []
+
+        def net(x_t, timestep):
+            seen.append(x_t)
+            return jnp.zeros_like(x_t)
+
+        x0 = jnp.zeros((200, 4, 4, 2))
+        _loss(net, P.edm(0.999, 1.0), "eps", x0, keys, noise_offset=offset)  # sigma is 1
+        return seen[0]
+
+    keys = image_keys(range(200))
+    change = np.asarray(noisy(keys, 0.5) - noisy(keys, 0.0))
+    np.testing.assert_allclose(change, np.broadcast_to(change[:, :1, :1], change.shape), atol=1e-5)
+    each = change[:, 0, 0]
+    assert each.std() == pytest.approx(0.5, rel=0.2)
+    assert abs(np.corrcoef(each.T)[0, 1]) < 0.3
