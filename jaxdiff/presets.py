@@ -7,10 +7,16 @@ from jaxdiff.data.sources import DataConfig
 from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
 from jaxdiff.training.config import (
     AutoencoderObjective,
+    ControlNetMethod,
     DiffusionObjective,
     EMAConfig,
+    FinetuneObjective,
+    FullMethod,
+    LoraMethod,
+    LossConfig,
     OptimizerConfig,
     PreviewConfig,
+    TextualInversionMethod,
     TrainConfig,
 )
 
@@ -73,7 +79,7 @@ emoji64 = TrainConfig(
             eos_token_id=2047,
         ),
         noise=NoiseConfig(schedule="cosine", prediction="v"),
-        levels="stratified",
+        loss=LossConfig(levels="stratified"),
     ),
     data=DataConfig(source="emoji/permissive", resolution=64, batch_size=32, loosen_captions=0.15),
     name="jaxdiff emoji64",
@@ -118,6 +124,54 @@ tiny = replace(
     checkpoint_every=100,
 )
 
+# Fine-tuning starts from the model that ships; `--data.source folder:PATH` says on what.
+finetune = TrainConfig(
+    objective=FinetuneObjective(method=FullMethod()),
+    data=DataConfig(source="folder:", resolution=64, batch_size=8),
+    num_steps=2000,
+    optimizer=OptimizerConfig(learning_rate=2e-5, warmup_steps=100),
+    ema=EMAConfig(decay=0.999),
+    preview=PreviewConfig(every=250),
+    log_every=25,
+    checkpoint_every=250,
+)
+
+lora = replace(
+    finetune,
+    objective=FinetuneObjective(method=LoraMethod()),
+    data=replace(finetune.data, batch_size=4, caption_dropout=0.05),
+    num_steps=600,
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20),
+    ema=EMAConfig(decay=0.98),
+    preview=PreviewConfig(every=200),
+    checkpoint_every=200,
+)
+
+textual_inversion = replace(
+    lora,
+    objective=FinetuneObjective(method=TextualInversionMethod()),
+    data=replace(lora.data, caption_dropout=0.0),
+    optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=20),
+)
+
+dreambooth = replace(
+    finetune,
+    objective=FinetuneObjective(method=FullMethod(text_encoder=True)),
+    data=replace(finetune.data, caption_dropout=0.0),
+    num_steps=400,
+    ema=EMAConfig(decay=0.98),
+    preview=PreviewConfig(every=200),
+    checkpoint_every=200,
+)
+
+controlnet = replace(
+    finetune,
+    objective=FinetuneObjective(method=ControlNetMethod()),
+    data=replace(finetune.data, conditioning=True),
+    num_steps=10_000,
+    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=200),
+)
+
 PRESETS = {
     "tiny": ("Coloured shapes, in a minute on a laptop.", tiny),
     "emoji64-vae": (
@@ -125,4 +179,9 @@ PRESETS = {
         emoji64_vae,
     ),
     "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
+    "finetune": ("Go on training a model's UNet on a folder of pictures.", finetune),
+    "lora": ("Low-rank changes of a model, in one small file.", lora),
+    "textual-inversion": ("A new word for a model, in one tiny file.", textual_inversion),
+    "dreambooth": ("A model that knows one subject; its class can be preserved.", dreambooth),
+    "controlnet": ("A network that steers a model by a second picture.", controlnet),
 }

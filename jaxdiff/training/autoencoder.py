@@ -15,13 +15,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdiff.convert.autoencoder import save_autoencoder
+from jaxdiff.data.sources import Source
 from jaxdiff.errors import UserError
-from jaxdiff.models import Autoencoder
+from jaxdiff.models import Autoencoder, example_inputs
 from jaxdiff.models.autoencoder import from_uint8, to_uint8
 from jaxdiff.rng import named_keys, normal_each
-from jaxdiff.training.config import AutoencoderObjective
-from jaxdiff.training.objective import Objective, no_tokens, tile
-from jaxdiff.training.step import Batch, Metrics, Params, StepKeys
+from jaxdiff.training.config import AutoencoderObjective, TrainConfig
+from jaxdiff.training.objective import Objective, serve, tile
+from jaxdiff.training.step import Batch, LossFn, Metrics, Params, StepKeys
+
+SAMPLES = 512  # pictures that the latents are measured on
 
 
 def kl_divergence(
@@ -50,43 +53,43 @@ def reconstruction_loss(
     return loss + config.gradient_weight * gradient, squared
 
 
-def autoencoder_objective(
-    config: AutoencoderObjective, dtype: jnp.dtype, samples: np.ndarray
-) -> Objective:
-    """Build the objective.
-
-    Args:
-      config: shape and weights.
-      dtype: compute type.
-      samples: uint8 pictures [N, H, W, 3] for the preview and for the latents' scale.
-
-    Raises:
-      UserError: the pictures' size does not divide into latent pixels.
-    """
-    if samples.shape[1] % config.autoencoder.downscale:
-        raise UserError(
-            f"data.resolution={samples.shape[1]} must be a multiple of "
-            f"{config.autoencoder.downscale}, which this autoencoder divides it by"
-        )
-    model = Autoencoder(config.autoencoder, dtype)
-    size, latents = samples.shape[1], config.autoencoder.latent_channels
-    latent_size = size // config.autoencoder.downscale
-
-    @jax.jit
-    def init(key: Array) -> Params:
-        x = jnp.zeros((1, size, size, config.autoencoder.in_channels))
-        z = jnp.zeros((1, latent_size, latent_size, latents))
-        return model.init(key, x, z)["params"]
+def autoencoder_loss(model: Autoencoder, config: AutoencoderObjective) -> LossFn:
+    """The loss (eq. 1), with the peak signal-to-noise ratio and the KL divergence as metrics."""
+    factor, latents = config.autoencoder.downscale, config.autoencoder.latent_channels
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
         x = from_uint8(batch["image"])
         each = jax.vmap(lambda key: named_keys(key, "z")["z"])(keys.examples)
-        noise = normal_each(each, (latent_size, latent_size, latents))
+        noise = normal_each(each, (x.shape[1] // factor, x.shape[2] // factor, latents))
         y, mean, log_variance = model.apply({"params": params}, x, noise)
         reconstruction, squared = reconstruction_loss(y, x, config)
         kl = kl_divergence(mean, log_variance)
         psnr = 10 * jnp.log10(4 / squared)  # the range of [-1, 1] is 2
         return reconstruction + config.kl_weight * kl, {"psnr": psnr, "kl": kl}
+
+    return loss
+
+
+def autoencoder_objective(run: TrainConfig, source: Source, workdir: Path) -> Objective:
+    """Build the objective; `workdir` keeps nothing more.
+
+    Raises:
+      UserError: the pictures' size does not divide into latent pixels.
+    """
+    config: AutoencoderObjective = run.objective
+    shape, size = config.autoencoder, run.data.resolution
+    if size % shape.downscale:
+        raise UserError(
+            f"data.resolution={size} must be a multiple of {shape.downscale}, which this "
+            "autoencoder divides it by"
+        )
+    spread = np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).astype(int)
+    samples = np.stack([source[int(i)]["image"] for i in spread])
+    model = Autoencoder(shape, jnp.dtype(run.dtype))
+
+    @jax.jit
+    def init(key: Array) -> Params:
+        return model.init(key, **example_inputs(shape))["params"]
 
     @jax.jit
     def encode(params: Params, images: Array) -> Array:
@@ -103,6 +106,8 @@ def autoencoder_objective(
 
     def export(directory: Path, params: Params, facts: dict) -> None:
         scale = 1 / float(jnp.std(encode(params, samples)))
-        save_autoencoder(directory, config.autoencoder, params, scaling_factor=scale, facts=facts)
+        save_autoencoder(directory, shape, params, scaling_factor=scale, facts=facts)
 
-    return Objective(init, {}, loss, no_tokens, lambda workdir: None, preview, export)
+    batches = serve(source, run.data, lambda captions: {})
+    loss = autoencoder_loss(model, config)
+    return Objective(init, {}, loss, batches, lambda workdir: None, preview, export)

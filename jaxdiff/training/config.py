@@ -2,69 +2,43 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxdiff.convert.scheduler import NoiseConfig
-from jaxdiff.data.pipeline import DataConfig
+from jaxdiff.data.config import DataConfig
 from jaxdiff.errors import UserError
 from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.training.finetune_config import (
+    ControlNetMethod,
+    FinetuneObjective,
+    FullMethod,
+    LoraMethod,
+    PriorConfig,
+    TextualInversionMethod,
+)
+from jaxdiff.training.options import (
+    EMAConfig,
+    LossConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    require,
+)
 
-
-def _require(holds: bool, name: str, config: Any, range_: str) -> None:
-    """Raise a `UserError` that names the field and its range unless `holds`."""
-    if not holds:
-        value = getattr(config, name.rpartition(".")[2])
-        raise UserError(f"{name} must be {range_}, not {value}")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW behind a gradient clip, with a learning rate that warms up and may decay."""
-
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: hold the peak, or decay it to `final_fraction` at the last step."""
-    final_fraction: float = 0.0
-    """What a decaying schedule ends at, as a share of the peak."""
-    warmup_steps: int = 1000
-    """Steps over which the learning rate rises linearly from 0."""
-    b1: float = 0.9
-    """Adam's decay of the mean of the gradient."""
-    b2: float = 0.99
-    """Adam's decay of the mean of its square."""
-    eps: float = 1e-8
-    """Adam's epsilon."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of matrices and kernels; norms, biases and embeddings have none."""
-    clip_norm: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
-    accumulate: int = 1
-    """Micro-batches that a step's batch is cut into, to save memory; the result is the same."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
-        _require(self.learning_rate >= 0, "optimizer.learning_rate", self, "at least 0")
-        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self, "at least 0")
-        _require(0 <= self.b1 < 1, "optimizer.b1", self, "in [0, 1)")
-        _require(0 <= self.b2 < 1, "optimizer.b2", self, "in [0, 1)")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self, "at least 0")
-        _require(self.clip_norm >= 0, "optimizer.clip_norm", self, "at least 0")
-        _require(self.accumulate >= 1, "optimizer.accumulate", self, "at least 1")
-
-
-@dataclass(frozen=True)
-class EMAConfig:
-    """The moving average of the parameters, which is what is sampled from and exported."""
-
-    decay: float = 0.9999
-    """Largest decay; 0 keeps no history (the average is the parameters)."""
-    warmup: bool = True
-    """Use min(decay, (1 + n) / (10 + n)) at step n, so that the start is soon forgotten."""
-
-    def __post_init__(self) -> None:
-        """Refuse a decay that forgets nothing."""
-        _require(0 <= self.decay < 1, "ema.decay", self, "in [0, 1)")
+__all__ = [
+    "AutoencoderObjective",
+    "ControlNetMethod",
+    "DiffusionObjective",
+    "EMAConfig",
+    "FinetuneObjective",
+    "FullMethod",
+    "LoraMethod",
+    "LossConfig",
+    "OptimizerConfig",
+    "PreviewConfig",
+    "PriorConfig",
+    "TextualInversionMethod",
+    "TrainConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -100,70 +74,23 @@ class DiffusionObjective:
     tokenizer: Path | None = None
     """Model directory whose `tokenizer/` is used; None takes that of `init`, or trains one on the
     captions."""
-    levels: Literal["uniform", "stratified", "logit_normal", "edm_lognormal", "discrete"] = (
-        "discrete"
-    )
-    """How noise levels are drawn."""
-    weighting: Literal["uniform", "min_snr", "edm", "sigmoid"] = "uniform"
-    """Factor on each example's squared error."""
-    level_mean: float | None = None
-    """Mean of logit_normal or edm_lognormal; None for the published one."""
-    level_std: float | None = None
-    """Standard deviation of logit_normal or edm_lognormal; None for the published one."""
-    min_snr_gamma: float | None = None
-    """Gamma of min_snr; None for 5."""
-    sigmoid_bias: float | None = None
-    """Bias of sigmoid, in log-SNR; None for 0."""
-
-    def __post_init__(self) -> None:
-        """Refuse options that the chosen levels or weighting would ignore."""
-        for name, owner, choices in (
-            ("level_mean", self.levels, ("logit_normal", "edm_lognormal")),
-            ("level_std", self.levels, ("logit_normal", "edm_lognormal")),
-            ("min_snr_gamma", self.weighting, ("min_snr",)),
-            ("sigmoid_bias", self.weighting, ("sigmoid",)),
-        ):
-            if getattr(self, name) is not None and owner not in choices:
-                raise UserError(
-                    f"objective.{name} does nothing for {owner!r}; it belongs to "
-                    f"{' and '.join(choices)}"
-                )
-
-
-@dataclass(frozen=True)
-class PreviewConfig:
-    """The grid of fixed prompts and seeds that is drawn while training, from the average."""
-
-    every: int = 2000
-    """Steps between grids; 0 draws none."""
-    prompts: tuple[str, ...] = ()
-    """Prompts, one column each."""
-    rows: int = 2
-    """Seeds 0 to rows - 1, one row each."""
-    num_steps: int = 25
-    """DDIM steps."""
-    guidance_scale: float = 4.0
-    """Classifier-free guidance."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
-        _require(self.every >= 0, "preview.every", self, "at least 0")
-        _require(self.rows >= 1, "preview.rows", self, "at least 1")
-        _require(self.num_steps >= 1, "preview.num_steps", self, "at least 1")
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Noise levels and weights."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. The same command again resumes it."""
 
-    objective: AutoencoderObjective | DiffusionObjective
+    objective: AutoencoderObjective | DiffusionObjective | FinetuneObjective
     """What is trained."""
     data: DataConfig
     """What it is trained on."""
     workdir: Path | None = None
     """Where checkpoints, metrics, pictures and config.json go; must be given."""
     export: Path | None = None
-    """Write the averaged model as a model directory here when training ends."""
+    """Write what was trained, averaged, here when training ends: a model directory; a .safetensors
+    file for a LoRA or an embedding; the directory of a ControlNet."""
     name: str = ""
     """What the exported model calls itself in the pictures that it draws."""
     licence: str = ""
@@ -175,7 +102,7 @@ class TrainConfig:
     parallel: Literal["mesh", "pmap"] = "mesh"
     """How a step is spread over devices: jit over a mesh, or pmap. Both compute the same."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What networks compute in; parameters, norms, losses and schedules stay float32."""
+    """What networks compute in; trained parameters, norms, losses and schedules stay float32."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -192,9 +119,39 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse options that contradict each other, before anything is compiled."""
         for name in ("num_steps", "log_every", "checkpoint_every", "keep"):
-            _require(getattr(self, name) >= 1, name, self, "at least 1")
+            require(getattr(self, name) >= 1, name, self, "at least 1")
         accumulate, batch = self.optimizer.accumulate, self.data.batch_size
         if batch % accumulate:
             raise UserError(
                 f"optimizer.accumulate={accumulate} must divide data.batch_size={batch}"
+            )
+        check_data(self.objective, self.data)
+
+
+def check_data(
+    objective: AutoencoderObjective | DiffusionObjective | FinetuneObjective, data: DataConfig
+) -> None:
+    """Refuse ways of serving the data that do not go with what is trained.
+
+    Raises:
+      UserError: names both options.
+    """
+    if isinstance(objective, AutoencoderObjective) and (data.bucket_step or data.cache):
+        name = "bucket_step" if data.bucket_step else "cache"
+        raise UserError(f"data.{name} is for training on latents, not for their autoencoder")
+    steered = isinstance(objective, FinetuneObjective) and isinstance(
+        objective.method, ControlNetMethod
+    )
+    if steered != data.conditioning:
+        raise UserError(
+            "a ControlNet needs data.conditioning, which nothing else reads; "
+            f"it is {data.conditioning} here"
+        )
+    if isinstance(objective, FinetuneObjective) and objective.prior.folder is not None:
+        if data.bucket_step:
+            raise UserError("objective.prior wants pictures of one size: set data.bucket_step to 0")
+        if data.batch_size % 2:
+            raise UserError(
+                f"data.batch_size={data.batch_size} must be even: with objective.prior every "
+                "second example is of the class"
             )

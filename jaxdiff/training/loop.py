@@ -2,35 +2,47 @@
 
 import logging
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Key
 from PIL import Image
 
-from jaxdiff.convert.model_dir import check_writable
-from jaxdiff.data.pipeline import make_batches, make_source
-from jaxdiff.data.sources import Source
+from jaxdiff.data.pipeline import make_source
 from jaxdiff.errors import UserError
 from jaxdiff.training.autoencoder import autoencoder_objective
 from jaxdiff.training.checkpoint import Checkpoints, abstract_state
-from jaxdiff.training.config import AutoencoderObjective, TrainConfig
+from jaxdiff.training.config import (
+    AutoencoderObjective,
+    DiffusionObjective,
+    FinetuneObjective,
+    TrainConfig,
+)
 from jaxdiff.training.diffusion import diffusion_objective
+from jaxdiff.training.export import check_export
+from jaxdiff.training.finetune import finetune_objective
 from jaxdiff.training.metrics import MetricsWriter, Throughput
 from jaxdiff.training.objective import Objective
 from jaxdiff.training.optimizer import learning_rate, make_optimizer
-from jaxdiff.training.parallel import make_runner
-from jaxdiff.training.step import Params, TrainState, init_state, make_train_step
-from jaxdiff.training.workdir import check_workdir, write_config
+from jaxdiff.training.parallel import Runner, make_runner
+from jaxdiff.training.step import Metrics, Params, TrainState, init_state, make_train_step
+from jaxdiff.training.workdir import check_inputs, check_workdir, write_config
 
 log = logging.getLogger(__name__)
 
-
-SAMPLES = 512  # pictures that an autoencoder's latents are measured on
 INIT_STEP = np.uint32(2**32 - 1)  # folded into the seed for parameters; no step has this number
+
+OBJECTIVES: dict[type, Callable[..., Objective]] = {
+    AutoencoderObjective: autoencoder_objective,
+    DiffusionObjective: diffusion_objective,
+    FinetuneObjective: finetune_objective,
+}
+"""(run, source, work directory) -> what the loop needs to know."""
 
 
 class NotFiniteError(UserError):
@@ -49,14 +61,7 @@ def train(config: TrainConfig) -> TrainState:
     """
     # -- what is trained, on what, where
     runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
-    workdir = check_workdir(config)
-    if config.export is not None:
-        check_writable(config.export, getattr(config.objective, "noise", None))
-    source = make_source(config.data)
-    objective = _make_objective(config, source, workdir)
-    if jax.process_index() == 0:
-        write_config(config)
-        objective.keep(workdir)
+    workdir, objective = _prepare(config)
 
     # -- state
     optimizer = make_optimizer(config.optimizer, config.num_steps)
@@ -65,37 +70,17 @@ def train(config: TrainConfig) -> TrainState:
     state, start, examples = _first_state(objective, optimizer, checkpoints, key)
     state, frozen, key = (runner.put(tree) for tree in (state, objective.frozen, key))
 
-    # -- step and data
-    step_fn = make_train_step(
-        objective.loss,
-        optimizer,
-        learning_rate(config.optimizer, config.num_steps),
-        config.ema,
-        accumulate=config.optimizer.accumulate,
-        axis_name=runner.axis_name,
-    )
-    batches = make_batches(
-        source,
-        config.data,
-        objective.tokenize,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        start=examples,
-    )
-    if start < config.num_steps:
-        batch = runner.put_batch(next(batches))
-        lowered = runner.jit(step_fn).lower(state, frozen, batch, key)
-        flops = _flops(lowered, config)
-        log.info("compiling a step of %.1f GFLOP", flops / 1e9)
-        compiled = lowered.compile()
-        throughput = Throughput(config.data.batch_size, flops, config.num_steps)
-        throughput.start(start)
+    # -- step, data, where the numbers go
+    throughput = Throughput(config.data.batch_size, config.num_steps)
+    step_fn = _Step(config, runner, objective, optimizer, throughput)
+    batches = objective.batches(examples)
+    batch = runner.put_batch(next(batches)) if start < config.num_steps else None
     writer = MetricsWriter(workdir, config.num_steps, start)
+    throughput.start(start)
 
     # -- the loop
-    batch_size = config.data.batch_size
     for step in range(start + 1, config.num_steps + 1):
-        state, metrics = compiled(state, frozen, batch, key)
+        state, metrics = step_fn(state, frozen, batch, key)
         if step < config.num_steps:  # fetch while the devices work
             batch = runner.put_batch(next(batches))
         last = step == config.num_steps
@@ -105,7 +90,8 @@ def train(config: TrainConfig) -> TrainState:
             _require_finite(step, values, checkpoints)
             writer.write(step, {**values, **throughput.measure(step)})
         if saves:
-            checkpoints.save(step, runner.get(state), examples + (step - start) * batch_size)
+            seen = examples + (step - start) * config.data.batch_size
+            checkpoints.save(step, runner.get(state), seen)
         if config.preview.every and (last or step % config.preview.every == 0):
             _draw(step, objective, runner.get(state.ema_params), workdir, writer)
             throughput.start(step)
@@ -114,22 +100,21 @@ def train(config: TrainConfig) -> TrainState:
     checkpoints.close()
     writer.close()
     state = runner.get(state)
-    if config.export is not None and jax.process_index() == 0:
-        step = int(state.step)
-        facts = {"step": step, "examples": step * config.data.batch_size}
-        objective.export(config.export, jax.device_get(state.ema_params), facts)
-        log.info("wrote the averaged model to %s", config.export)
+    _export(config, objective, state)
     return state
 
 
-def _make_objective(config: TrainConfig, source: Source, workdir: Path) -> Objective:
-    """The objective that `config.objective` describes."""
-    dtype = jnp.dtype(config.dtype)
-    if isinstance(config.objective, AutoencoderObjective):
-        spread = np.linspace(0, len(source) - 1, min(SAMPLES, len(source))).astype(int)
-        samples = np.stack([source[int(i)]["image"] for i in spread])
-        return autoencoder_objective(config.objective, dtype, samples)
-    return diffusion_objective(config.objective, config, source, dtype, workdir)
+def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
+    """Check all that can be checked, open the data, build the objective, note what the run is."""
+    workdir = check_workdir(config)
+    check_export(config)
+    source = make_source(config.data)
+    objective = OBJECTIVES[type(config.objective)](config, source, workdir)
+    check_inputs(config, objective.inputs)
+    if jax.process_index() == 0:
+        write_config(config, objective.inputs)
+        objective.keep(workdir)
+    return workdir, objective
 
 
 def _first_state(
@@ -146,6 +131,47 @@ def _first_state(
         return fresh, 0, 0
     log.info("resuming at step %d from %s", restored.step, checkpoints.directory)
     return restored.state, restored.step, restored.examples
+
+
+class _Step:
+    """The train step, compiled once for each size of pictures that comes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        runner: Runner,
+        objective: Objective,
+        optimizer: optax.GradientTransformation,
+        throughput: Throughput,
+    ):
+        self._config, self._throughput = config, throughput
+        self._compiled: dict[tuple, tuple[Any, float]] = {}
+        self._jitted = runner.jit(
+            make_train_step(
+                objective.loss,
+                optimizer,
+                learning_rate(config.optimizer, config.num_steps),
+                config.ema,
+                accumulate=config.optimizer.accumulate,
+                axis_name=runner.axis_name,
+            )
+        )
+
+    def __call__(
+        self, state: TrainState, frozen: Params, batch: dict[str, Any], key: Key[Array, "..."]
+    ) -> tuple[TrainState, Metrics]:
+        """Take a step; counts its floating-point operations, and not the time to compile."""
+        shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
+        if shapes not in self._compiled:
+            begin = time.perf_counter()
+            lowered = self._jitted.lower(state, frozen, batch, key)
+            flops = _flops(lowered, self._config)
+            log.info("compiling a step of %.1f GFLOP", flops / 1e9)
+            self._compiled[shapes] = lowered.compile(), flops
+            self._throughput.leave_out(time.perf_counter() - begin)
+        compiled, flops = self._compiled[shapes]
+        self._throughput.count(flops)
+        return compiled(state, frozen, batch, key)
 
 
 def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:
@@ -182,3 +208,13 @@ def _draw(
     folder.mkdir(exist_ok=True)
     Image.fromarray(picture).save(folder / f"{step:08d}.png")
     writer.picture(step, "preview", picture)
+
+
+def _export(config: TrainConfig, objective: Objective, state: TrainState) -> None:
+    """Write what was trained, averaged, where the config says."""
+    if config.export is None or jax.process_index() != 0:
+        return
+    step = int(state.step)
+    facts = {"step": step, "examples": step * config.data.batch_size}
+    objective.export(config.export, jax.device_get(state.ema_params), facts)
+    log.info("wrote the averaged parameters to %s", config.export)

@@ -39,24 +39,32 @@ class Throughput:
 
     Args:
       batch_size: images of a step.
-      flops: floating-point operations of a step, over all devices.
       num_steps: the last step, for the time that is left.
     """
 
-    def __init__(self, batch_size: int, flops: float, num_steps: int):
-        self._batch_size, self._flops, self._num_steps = batch_size, flops, num_steps
+    def __init__(self, batch_size: int, num_steps: int):
+        self._batch_size, self._num_steps = batch_size, num_steps
         self._peak = peak_tflops()
-        self._step, self._time = None, 0.0
+        self._step, self._time, self._flops = 0, 0.0, 0.0
 
     def start(self, step: int) -> None:
         """Count from `step` and now."""
-        self._step, self._time = step, time.perf_counter()
+        self._step, self._time, self._flops = step, time.perf_counter(), 0.0
+
+    def count(self, flops: float) -> None:
+        """A step of so many floating-point operations, over all devices, was begun."""
+        self._flops += flops
+
+    def leave_out(self, seconds: float) -> None:
+        """So much of the time was spent on something else."""
+        self._time += seconds
 
     def measure(self, step: int) -> dict[str, float]:
         """Rates since the last call; call it when step `step` has really finished."""
-        seconds = (time.perf_counter() - self._time) / max(step - self._step, 1)
+        steps = max(step - self._step, 1)
+        seconds = (time.perf_counter() - self._time) / steps
+        tflops = self._flops / steps / seconds / 1e12 / jax.device_count()
         self.start(step)
-        tflops = self._flops / seconds / 1e12 / jax.device_count()
         rates = {
             "seconds_per_step": seconds,
             "images_per_second": self._batch_size / seconds,

@@ -1,13 +1,18 @@
 """What a run optimises: the interface between an objective and the loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxdiff.data.pipeline import Tokenize
+from jaxdiff.data.pipeline import Batch, DataConfig, ReadCaptions, make_batches
+from jaxdiff.data.sources import Source
 from jaxdiff.training.step import LossFn, Params
+
+Serve = Callable[[int], Iterator[Batch]]
+"""The number of examples consumed so far -> the batches from there on, of this process."""
 
 
 class Objective(NamedTuple):
@@ -19,19 +24,32 @@ class Objective(NamedTuple):
     """Parameters that the loss reads and nobody trains."""
     loss: LossFn
     """Per-example loss and metrics."""
-    tokenize: Tokenize
-    """Captions -> ids [B, T]."""
+    batches: Serve
+    """The data."""
     keep: Callable[[Path], None]
     """Write what a resumed run reads, beside its checkpoints."""
     preview: Callable[[Params], np.ndarray | None]
     """Averaged parameters -> a uint8 picture [H, W, 3] to look at, or None."""
     export: Callable[[Path, Params, dict], None]
-    """(directory, averaged parameters, facts for the record): write a model directory."""
+    """(path, averaged parameters, facts for the record): write what was trained."""
+    inputs: dict[str, str] = {}
+    """What a resumed run must find unchanged: a name, and a hash."""
 
 
-def no_tokens(captions: list[str]) -> np.ndarray:
-    """Ids [B, 0], for objectives that read no text."""
-    return np.zeros((len(captions), 0), np.int32)
+def serve(source: Source, config: DataConfig, read_captions: ReadCaptions) -> Serve:
+    """The batches of `make_batches` for this process."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        return make_batches(
+            source,
+            config,
+            read_captions,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            start=start,
+        )
+
+    return batches
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:

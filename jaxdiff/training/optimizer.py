@@ -1,10 +1,12 @@
 """The optimizer of a run, built from optax's parts."""
 
+from typing import Any
+
 import jax
 import optax
 
 from jaxdiff.errors import choose
-from jaxdiff.training.config import OptimizerConfig
+from jaxdiff.training.options import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -42,5 +44,10 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
 def _decayed(params: optax.Params) -> optax.Params:
     """True for matrices and kernels; False for norms, biases and embedding tables."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: getattr(path[-1], "key", None) == "kernel", params
+        lambda path, leaf: _name(path[-1]) in ("kernel", "down", "up"), params
     )
+
+
+def _name(entry: Any) -> str | None:
+    """The name of a leaf in a dict or, as a LoRA's are, in a named tuple."""
+    return getattr(entry, "key", getattr(entry, "name", None))

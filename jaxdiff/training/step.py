@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from jaxdiff.training.config import EMAConfig
+from jaxdiff.training.options import EMAConfig
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -65,6 +65,37 @@ def step_keys(key: Key[Array, ""], step: Array, example: Array) -> StepKeys:
     return StepKeys(step_key, each)
 
 
+def make_gradients(loss_fn: LossFn, accumulate: int) -> Callable:
+    """Build gradients(params, frozen, batch, keys) -> ((loss, metrics), gradient of the mean loss).
+
+    Args:
+      loss_fn: per-example loss.
+      accumulate: micro-batches that the batch is cut into; divides the (local) batch.
+    """
+
+    def mean_loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple:
+        losses, metrics = loss_fn(params, frozen, batch, keys)
+        return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
+
+    grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
+
+    def gradients(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple:
+        # Row r of each device's part goes to micro-batch r % accumulate: nothing changes device.
+        split = lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+        parts = jax.tree.map(split, (batch, keys.examples))
+        shapes = jax.eval_shape(grad_fn, params, frozen, *_first(parts, keys.step))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(total: Params, part: tuple) -> tuple[Params, None]:
+            micro, examples = part
+            new = grad_fn(params, frozen, micro, StepKeys(keys.step, examples))
+            return jax.tree.map(lambda a, b: a + b / accumulate, total, new), None
+
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    return grad_fn if accumulate == 1 else gradients
+
+
 def make_train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -84,28 +115,7 @@ def make_train_step(
       accumulate: micro-batches that the batch is cut into; divides the (local) batch.
       axis_name: the device axis under pmap, over which gradients are averaged.
     """
-
-    def mean_loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple:
-        losses, metrics = loss_fn(params, frozen, batch, keys)
-        return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
-
-    grad_fn = jax.value_and_grad(mean_loss, has_aux=True)
-
-    def gradients(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple:
-        if accumulate == 1:
-            return grad_fn(params, frozen, batch, keys)
-        # Row r of each device's part goes to micro-batch r % accumulate: nothing changes device.
-        split = lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
-        parts = jax.tree.map(split, (batch, keys.examples))
-        shapes = jax.eval_shape(grad_fn, params, frozen, *_first(parts, keys.step))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-        def add(total: Params, part: tuple) -> tuple[Params, None]:
-            micro, examples = part
-            new = grad_fn(params, frozen, micro, StepKeys(keys.step, examples))
-            return jax.tree.map(lambda a, b: a + b / accumulate, total, new), None
-
-        return jax.lax.scan(add, zeros, parts)[0]
+    gradients = make_gradients(loss_fn, accumulate)
 
     def train_step(
         state: TrainState, frozen: Params, batch: Batch, key: Key[Array, ""]

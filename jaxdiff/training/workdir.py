@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.errors import UserError
-from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.config import LossConfig, TrainConfig
+
+INPUTS = "inputs.json"
 
 # What may differ between a run and its continuation: where it goes, how long, how fast; not what
 # it is.
@@ -29,8 +31,12 @@ FREE_FIELDS = {
     "data.memory_mb",
     "data.data_dir",
     "data.strict",
+    "data.cache",
     "objective.unet.remat",
     "objective.unet.attention",
+    "objective.remat",
+    "objective.attention",
+    "objective.method.layout",
 }
 
 
@@ -69,7 +75,7 @@ def check_workdir(config: TrainConfig) -> Path:
         return config.workdir
     if not isinstance(theirs, dict):
         raise UserError(f"cannot use --workdir {config.workdir}: config.json is no config")
-    different = differences(theirs, config, _fixed_by_schedule(config))
+    different = differences(_current(theirs), config, _fixed_by_schedule(config))
     if different:
         raise UserError(
             f"{config.workdir} belongs to another config ({'; '.join(different[:4])}); "
@@ -78,12 +84,49 @@ def check_workdir(config: TrainConfig) -> Path:
     return config.workdir
 
 
-def write_config(config: TrainConfig) -> None:
-    """Write `config.json` into the work directory, whole or not at all."""
-    path = config.workdir / "config.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-    temporary.replace(path)
+def check_inputs(config: TrainConfig, inputs: dict[str, str]) -> None:
+    """Refuse to go on with other frozen weights or another cache than a run began with.
+
+    Args:
+      config: the run, whose work directory has been checked.
+      inputs: name -> hash; a name that was not recorded, such as that of a cache which the run
+        did without so far, is not compared.
+
+    Raises:
+      UserError: names what has changed.
+    """
+    path = config.workdir / INPUTS
+    started = any((config.workdir / "checkpoints").glob("[0-9]*"))
+    try:
+        theirs = json.loads(path.read_text()) if started and path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot use --workdir {config.workdir}: {error}") from error
+    changed = [name for name in inputs if theirs.get(name, inputs[name]) != inputs[name]]
+    if changed:
+        raise UserError(
+            f"{config.workdir} was trained with another {' and '.join(changed)}: weights, "
+            "pictures, captions or their cache have changed since; put them back, or give another "
+            "--workdir"
+        )
+
+
+def write_config(config: TrainConfig, inputs: dict[str, str]) -> None:
+    """Write `config.json` and `inputs.json` into the work directory, each whole or not at all."""
+    for name, content in (("config.json", to_json(config)), (INPUTS, inputs)):
+        path = config.workdir / name
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+
+
+def _current(theirs: dict) -> dict:
+    """A config as an older version wrote it, with the loss's options in their present place."""
+    objective = theirs.get("objective")
+    if not isinstance(objective, dict) or objective.get("type") != "DiffusionObjective":
+        return theirs
+    names = [field.name for field in dataclasses.fields(LossConfig) if field.name in objective]
+    loss = {"type": "LossConfig", **{name: objective[name] for name in names}}
+    return {**theirs, "objective": {"loss": loss, **objective}}
 
 
 def _fixed_by_schedule(config: TrainConfig) -> set[str]:

@@ -1,11 +1,13 @@
 """Runs that take seconds: sixteen-pixel shapes, networks of a few channels."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from PIL import Image
 
 from jaxdiff.convert.autoencoder import save_autoencoder
 from jaxdiff.convert.scheduler import NoiseConfig
@@ -15,6 +17,9 @@ from jaxdiff.training.config import (
     AutoencoderObjective,
     DiffusionObjective,
     EMAConfig,
+    FinetuneObjective,
+    LoraMethod,
+    LossConfig,
     OptimizerConfig,
     PreviewConfig,
     TrainConfig,
@@ -76,6 +81,41 @@ def diffusion_run(autoencoder_run: TrainConfig, tmp_path: Path) -> TrainConfig:
         ),
         noise=NoiseConfig(),
         autoencoder=tmp_path / "ae",
-        levels="stratified",
+        loss=LossConfig(levels="stratified"),
     )
     return replace(autoencoder_run, objective=objective)
+
+
+COLOURS = ("red", "green", "blue", "black", "white", "grey", "pink", "brown")
+
+
+@pytest.fixture(scope="session")
+def pictures_dir(tmp_path_factory) -> Path:
+    """Eight captioned pictures of one colour each, and to each a conditioning picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "edges").mkdir()
+    lines = []
+    for number, colour in enumerate(COLOURS):
+        Image.new("RGB", (16, 16), colour).save(folder / f"{number}.png")
+        Image.new("RGB", (16, 16), (31 * number, 0, 255)).save(folder / "edges" / f"{number}.png")
+        row = {"file_name": f"{number}.png", "text": f"a {colour} <toy>"}
+        lines.append(json.dumps(row | {"conditioning": f"edges/{number}.png"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finetune_run(tiny_model_dir, pictures_dir) -> TrainConfig:
+    """A LoRA on `tiny_model`; tests replace the method, and give a work directory."""
+    return TrainConfig(
+        objective=FinetuneObjective(model=tiny_model_dir, method=LoraMethod(rank=2)),
+        data=DataConfig(
+            source=f"folder:{pictures_dir}", resolution=16, batch_size=8, caption_dropout=0.0
+        ),
+        num_steps=6,
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+        ema=EMAConfig(decay=0.5),
+        preview=PreviewConfig(every=0),
+        log_every=1,
+        checkpoint_every=3,
+    )

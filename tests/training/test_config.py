@@ -1,5 +1,6 @@
 """Options that are out of range, contradict each other or would be ignored."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,16 @@ import pytest
 from jaxdiff.errors import UserError
 from jaxdiff.presets import PRESETS, emoji64
 from jaxdiff.training.config import (
-    DiffusionObjective,
     EMAConfig,
+    FinetuneObjective,
+    LoraMethod,
+    LossConfig,
     OptimizerConfig,
     PreviewConfig,
+    PriorConfig,
+    TextualInversionMethod,
 )
-from jaxdiff.training.workdir import differences, to_json
+from jaxdiff.training.workdir import check_workdir, differences, to_json
 
 
 @pytest.mark.parametrize(
@@ -24,8 +29,20 @@ from jaxdiff.training.workdir import differences, to_json
         (lambda: OptimizerConfig(accumulate=0), "optimizer.accumulate must be"),
         (lambda: EMAConfig(decay=3.0), "ema.decay must be in"),
         (lambda: PreviewConfig(every=-1), "preview.every must be"),
-        (lambda: DiffusionObjective(level_mean=1.0), "level_mean does nothing for 'discrete'"),
-        (lambda: DiffusionObjective(min_snr_gamma=5.0), "min_snr_gamma does nothing"),
+        (lambda: LossConfig(level_mean=1.0), "level_mean does nothing for 'discrete'"),
+        (lambda: LossConfig(min_snr_gamma=5.0), "min_snr_gamma does nothing"),
+        (lambda: LossConfig(noise_offset=-0.1), "objective.loss.noise_offset must be at least 0"),
+        (lambda: LoraMethod(rank=0), "objective.method.rank must be at least 1"),
+        (lambda: LoraMethod(alpha=0.0), "objective.method.alpha must be above 0"),
+        (lambda: TextualInversionMethod(token="a b"), "must be one word, not 'a b'"),
+        (lambda: TextualInversionMethod(vectors=0), "objective.method.vectors must be"),
+        (lambda: PriorConfig(weight=-1.0), "objective.prior.weight must be at least 0"),
+        (lambda: PriorConfig(prompt="a dog"), "objective.prior.prompt needs"),
+        (lambda: FinetuneObjective(clip_skip=-1), "objective.clip_skip must be at least 0"),
+        (
+            lambda: replace(PRESETS["emoji64-vae"][1], data=replace(emoji64.data, cache="x")),
+            "data.cache is for training on latents",
+        ),
         (lambda: replace(emoji64, keep=0), "keep must be at least 1, not 0"),
         (
             lambda: replace(emoji64, optimizer=OptimizerConfig(accumulate=3)),
@@ -46,10 +63,25 @@ def test_a_preset_does_not_differ_from_itself(name):
 
 def test_a_field_that_an_older_version_did_not_write_counts_as_its_default():
     written = to_json(emoji64)
-    del written["objective"]["level_std"], written["ema"]["warmup"]
+    del written["objective"]["loss"]["level_std"], written["ema"]["warmup"]
     assert differences(written, emoji64, set()) == []
     other = replace(emoji64, ema=replace(emoji64.ema, warmup=False))
     assert differences(written, other, set()) == ["ema.warmup: True there, False here"]
+
+
+def test_a_config_of_before_the_loss_had_its_own_part_is_understood(tmp_path):
+    config = replace(emoji64, workdir=tmp_path)
+    written = to_json(config)
+    loss = written["objective"].pop("loss")
+    written["objective"] |= {
+        name: loss[name] for name in loss if name not in ("type", "noise_offset")
+    }
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert check_workdir(config) == tmp_path
+    uniform = replace(emoji64.objective, loss=LossConfig(levels="uniform"))
+    with pytest.raises(UserError, match="levels: 'stratified' there, 'uniform' here"):
+        check_workdir(replace(config, objective=uniform))
 
 
 def test_another_kind_of_objective_is_a_difference():

@@ -1,0 +1,120 @@
+"""Captions as a step reads them: token ids, or what frozen text encoders made of them once.
+
+Axis legend: b captions, N text encoders, T tokens, D context width, P pooled width.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxdiff.convert import Model
+from jaxdiff.data.captions import loosened
+from jaxdiff.data.pipeline import Batch, ReadCaptions
+from jaxdiff.data.sources import Source, captions_of
+from jaxdiff.errors import UserError
+from jaxdiff.pipelines.encode import TextCondition, encode_text
+from jaxdiff.pipelines.prompts import Tokens
+from jaxdiff.training.cache import Rows, batched, cached_rows, storage_type, tree_hash
+from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.methods import Trained
+from jaxdiff.training.step import Batch as StepBatch
+from jaxdiff.training.step import Params
+
+
+class CaptionData(NamedTuple):
+    """How captions become arrays of a batch, and what of the text encoders is still needed."""
+
+    read: ReadCaptions
+    """Captions -> {"tokens": int32 [b, N, T]}, or {"context": [b, T, D], "pooled": [b, P]}."""
+    cached: bool
+    """Whether no text encoder runs in a step."""
+    inputs: dict[str, str]
+    """Hash of the cache."""
+
+
+def caption_data(run: TrainConfig, trained: Trained, sources: Sequence[Source]) -> CaptionData:
+    """Read captions from a cache where `data.cache` asks for it and no text encoder is trained.
+
+    Raises:
+      UserError: the text encoders take texts of different lengths.
+    """
+    towers = trained.model.text
+    lengths = {tower.tokenizer.max_length for tower in towers}
+    if len(lengths) > 1:
+        raise UserError(f"the model's tokenizers have different lengths: {sorted(lengths)}")
+
+    def ids(captions: Sequence[str]) -> Int[np.ndarray, "b N T"]:
+        return np.stack([tower.tokenizer(list(captions)) for tower in towers], axis=1)
+
+    if not run.data.cache or trained.trains_text:
+        return CaptionData(lambda captions: {"tokens": ids(captions)}, False, {})
+    captions = sorted({"", *(c for source in sources for c in captions_of(source))})
+    if run.data.loosen_captions:
+        captions = sorted({form for c in captions for form in (c, *loosened(c))})
+    rows = _conditions(run, trained, captions, ids(captions))
+    place = {caption: number for number, caption in enumerate(captions)}
+
+    def read(captions: list[str]) -> Batch:
+        found = np.stack([rows[place[caption]] for caption in captions])
+        return {name: np.ascontiguousarray(found[name]) for name in found.dtype.names}
+
+    return CaptionData(read, True, {"captions": rows.digest})
+
+
+def condition(run: TrainConfig, model: Model, params: Params, batch: StepBatch) -> TextCondition:
+    """What a batch's captions say to the UNet.
+
+    Args:
+      run: its compute type and clip skip.
+      model: the shapes of its text encoders.
+      params: their parameters by name; not used where the batch has what they made.
+      batch: as `CaptionData.read` gives it.
+    """
+    if "context" in batch:
+        context, pooled = batch["context"], batch.get("pooled")
+        pooled = None if pooled is None else pooled.astype(jnp.float32)
+        return TextCondition(context.astype(jnp.float32), pooled)
+    return _encode(run, model, params, batch["tokens"])
+
+
+def _encode(run: TrainConfig, model: Model, params: Params, ids: Array) -> TextCondition:
+    """Encode ids [b, N, T] with all text encoders."""
+    tokens = tuple(
+        Tokens(ids[:, n, None], jnp.ones(ids[:, n, None].shape, jnp.float32))
+        for n in range(len(model.text))
+    )
+    return encode_text(model, jnp.dtype(run.dtype), params, tokens, run.objective.clip_skip)
+
+
+def _conditions(run: TrainConfig, trained: Trained, captions: list[str], ids: np.ndarray) -> Rows:
+    """Rows of text conditions, those that are missing computed."""
+    model = trained.model
+    params = trained.towers({}, trained.frozen)
+    facts = {
+        "text_encoders": tree_hash(params),
+        "configs": repr([tower.config for tower in model.text]),
+        "family": model.family,
+        "dtype": run.dtype,
+        "clip_skip": run.objective.clip_skip,
+        "captions": hashlib.sha256("\0".join(captions).encode()).hexdigest(),
+        "tokens": hashlib.sha256(ids.tobytes()).hexdigest(),
+    }
+
+    def encode(params: Params, ids: Array) -> StepBatch:
+        made = _encode(run, model, params, ids)._asdict()
+        return {name: array for name, array in made.items() if array is not None}
+
+    shapes = jax.eval_shape(encode, params, ids[:1])
+    kind = storage_type(run.dtype)
+    row = np.dtype([(name, kind, shape.shape[1:]) for name, shape in shapes.items()])
+    call = batched(encode, params)
+    groups = [(row, np.arange(len(captions)))]
+    return cached_rows(
+        Path(run.data.cache), "captions", facts, groups, lambda numbers: call(ids[numbers])
+    )

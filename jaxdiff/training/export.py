@@ -1,0 +1,39 @@
+"""Where a run's result goes: checked before there is one."""
+
+import os
+from pathlib import Path
+
+from jaxdiff.convert import check_writable
+from jaxdiff.errors import UserError
+from jaxdiff.training.config import (
+    FinetuneObjective,
+    LoraMethod,
+    TextualInversionMethod,
+    TrainConfig,
+)
+
+
+def check_export(config: TrainConfig) -> None:
+    """Raise what writing `config.export` would, as far as can be known; writes nothing.
+
+    Raises:
+      UserError: the path is of the wrong kind, holds something else, or cannot be written.
+    """
+    if config.export is None:
+        return
+    objective = config.objective
+    method = objective.method if isinstance(objective, FinetuneObjective) else None
+    if isinstance(method, LoraMethod | TextualInversionMethod):
+        _check_file(config.export)
+    else:
+        check_writable(config.export, getattr(objective, "noise", None))
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise UserError(f"--export {path} must be a file, NAME.safetensors, for this preset")
+    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--export {path} cannot be written: no permission, or no folder, at {parent}"
+        )

@@ -1,0 +1,150 @@
+"""The objective of fine-tuning: a loaded model, a part of which is trained, on its own latents.
+
+Axis legend: B examples, h w latent pixels, Z latent channels.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxdiff.convert import Model, load_model, model_hash
+from jaxdiff.data.sources import Source, make_source
+from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.errors import UserError
+from jaxdiff.models import Autoencoder
+from jaxdiff.rng import named_keys
+from jaxdiff.training.captions import caption_data, condition
+from jaxdiff.training.config import (
+    FinetuneObjective,
+    FullMethod,
+    LoraMethod,
+    TextualInversionMethod,
+    TrainConfig,
+)
+from jaxdiff.training.diffusion import denoising_loss
+from jaxdiff.training.inversion import textual_inversion
+from jaxdiff.training.latents import batch_latents, latent_data
+from jaxdiff.training.methods import Trained, full, lora
+from jaxdiff.training.objective import Objective, Serve, serve
+from jaxdiff.training.preview import make_preview
+from jaxdiff.training.prior import draw_prior, paired, prior_config
+from jaxdiff.training.step import Batch, LossFn, Metrics, Params, StepKeys
+
+log = logging.getLogger(__name__)
+
+FAMILIES = ("sd", "sdxl")
+METHODS: dict[type, Callable[[TrainConfig, Model, Source], Trained]] = {
+    FullMethod: full,
+    LoraMethod: lora,
+    TextualInversionMethod: textual_inversion,
+}
+
+
+def finetune_objective(run: TrainConfig, source: Source, workdir: Path) -> Objective:
+    """Build the objective; `workdir` keeps nothing more.
+
+    Raises:
+      UserError: the model cannot be loaded or is of a family that is not trained here, or the
+        method does not fit the model or the data.
+    """
+    config: FinetuneObjective = run.objective
+    model = _load(run)
+    draw_prior(run, model)
+    trained = METHODS[type(config.method)](run, model, source)
+    model = trained.model
+    vae = Autoencoder(model.vae_config, jnp.dtype(run.dtype))
+    sources = {"latents": (source, run.data)}
+    if config.prior.folder is not None:
+        halves = prior_config(run)
+        ours = dataclasses.replace(run.data, batch_size=halves.batch_size)
+        sources = {"latents": (source, ours), "prior latents": (make_source(halves), halves)}
+    captions = caption_data(run, trained, [each for each, _ in sources.values()])
+    data = {
+        part: latent_data(each, vae, model.vae_params, served, part)
+        for part, (each, served) in sources.items()
+    }
+    streams: list[Serve] = [
+        serve(data[part].source, served, captions.read) for part, (_, served) in sources.items()
+    ]
+    unused = [tower.name for tower in model.text] if captions.cached else []
+    frozen = {name: tree for name, tree in trained.frozen.items() if name not in unused}
+    inputs = {"model": model_hash(config.model), **captions.inputs}
+    for each in data.values():
+        inputs |= each.inputs
+    return Objective(
+        init=trained.init,
+        frozen={**frozen, "vae": data["latents"].frozen},
+        loss=finetune_loss(run, trained, vae),
+        batches=paired(*streams, config.prior.weight) if len(streams) > 1 else streams[0],
+        keep=lambda workdir: None,
+        preview=make_preview(
+            run,
+            model,
+            lambda params: {**trained.networks(params), "vae": model.vae_params},
+            trained.steering,
+        ),
+        export=trained.export,
+        inputs=inputs,
+    )
+
+
+def finetune_loss(run: TrainConfig, trained: Trained, vae: Autoencoder) -> LossFn:
+    """The denoising loss per example, times its weight where the batch has one."""
+    model = trained.model
+    squared_error = denoising_loss(run.objective.loss, model.noise, run.data.batch_size)
+
+    def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
+        each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
+        z0 = batch_latents(vae, frozen["vae"], batch, each["z"])
+        towers = {} if "context" in batch else trained.towers(params, frozen)
+        text = condition(run, model, towers, batch)
+        added: dict[str, Any] | None = None
+        if model.unet_config.addition_embed_type is not None:
+            sizes = batch["size"].astype(jnp.float32)
+            added = {"text_embeds": text.pooled, "time_ids": sizes}
+
+        def net(z_t: Array, timestep: Array) -> Array:
+            return trained.predict(params, frozen, batch, z_t, timestep, text.context, added)
+
+        losses = squared_error(net, z0, each["loss"], batch, keys)
+        return losses * batch.get("weight", 1.0), {}
+
+    return loss
+
+
+def _load(run: TrainConfig) -> Model:
+    """The model to train, with the noise that the config asks for.
+
+    Frozen networks are held in the compute type; what is trained whole, in float32.
+    """
+    config: FinetuneObjective = run.objective
+    whole = isinstance(config.method, FullMethod)
+    model = load_model(
+        config.model,
+        Tokenizer.load,
+        dtype=np.float32 if whole else jnp.dtype(run.dtype),
+        tokenizer_dir=config.tokenizer_dir,
+    )
+    if model.family not in FAMILIES or model.unet_config.time_cond_proj_dim is not None:
+        raise UserError(
+            f"objective.model={config.model} is of the family {model.family}; only "
+            f"{' and '.join(FAMILIES)} can be fine-tuned, and no distilled (LCM) model"
+        )
+    own = model.unet_config.sample_size * model.vae_config.downscale
+    if run.data.resolution != own:
+        log.warning(
+            "data.resolution=%d, but %s draws pictures of %d",
+            run.data.resolution,
+            config.model,
+            own,
+        )
+    asked = {"prediction": config.prediction, "zero_terminal_snr": config.zero_terminal_snr}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return dataclasses.replace(model, noise=dataclasses.replace(model.noise, **given))

@@ -1,0 +1,126 @@
+"""What fine-tuning is made of: which model, what of it is trained, on what else."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jaxdiff.errors import UserError
+from jaxdiff.training.options import LossConfig, require
+
+
+@dataclass(frozen=True)
+class FullMethod:
+    """Train all parameters of the UNet; exports a model directory."""
+
+    text_encoder: bool = False
+    """Train the text encoders too."""
+
+
+@dataclass(frozen=True)
+class LoraMethod:
+    """Train low-rank changes (Hu et al. 2021); exports one .safetensors file."""
+
+    rank: int = 8
+    """Rank of the changes."""
+    alpha: float | None = None
+    """The changes are scaled by alpha / rank; None for the rank, which is no scaling."""
+    targets: Literal["attention", "transformer", "all"] = "attention"
+    """Layers that are changed: the attentions' projections, all of the transformers, or these and
+    the convolutions of the residual blocks."""
+    text_encoder: bool = False
+    """Change the text encoders too: their attention, or all of it with the other targets."""
+    layout: Literal["diffusers", "kohya"] = "diffusers"
+    """Names in the exported file; ComfyUI and A1111 read both."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        require(self.rank >= 1, "objective.method.rank", self, "at least 1")
+        alpha = self.alpha is None or self.alpha > 0
+        require(alpha, "objective.method.alpha", self, "above 0")
+
+
+@dataclass(frozen=True)
+class TextualInversionMethod:
+    """Train the embedding of a new word (Gal et al. 2023); exports one .safetensors file."""
+
+    token: str = "<subject>"
+    """The new word, which captions have in the place of the subject's name."""
+    vectors: int = 1
+    """Rows of the table that the word gets."""
+    initial: str = ""
+    """A word whose embedding the rows start from; empty: the mean of the table's rows."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no token."""
+        require(self.vectors >= 1, "objective.method.vectors", self, "at least 1")
+        if not self.token or any(letter.isspace() for letter in self.token):
+            raise UserError(f"objective.method.token must be one word, not {self.token!r}")
+
+
+@dataclass(frozen=True)
+class ControlNetMethod:
+    """Train a ControlNet (Zhang et al. 2023) on a folder with conditioning pictures."""
+
+    init: Path | None = None
+    """Directory of a ControlNet to start from; None: the UNet's own first half."""
+
+
+Method = FullMethod | LoraMethod | TextualInversionMethod | ControlNetMethod
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Prior preservation (Ruiz et al. 2023, DreamBooth): every second example is of the class."""
+
+    folder: Path | None = None
+    """Captioned pictures of the subject's class; None trains without."""
+    weight: float = 1.0
+    """Of their part of the loss, mean over them, against 1 for the subject's part."""
+    prompt: str = ""
+    """Before training, draw what the folder lacks of `count` pictures from this prompt with the
+    model itself; empty: take the folder as it is."""
+    count: int = 100
+    """Pictures that the folder shall hold where there is a prompt."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and options that would be ignored."""
+        require(self.weight >= 0, "objective.prior.weight", self, "at least 0")
+        require(self.count >= 1, "objective.prior.count", self, "at least 1")
+        if self.prompt and self.folder is None:
+            raise UserError("objective.prior.prompt needs objective.prior.folder to draw into")
+
+
+@dataclass(frozen=True)
+class FinetuneObjective:
+    """Go on training a model, or a small part beside it."""
+
+    model: Path = Path("models/emoji64")
+    """Model directory, .safetensors file or hub name."""
+    tokenizer_dir: Path | None = None
+    """A folder of tokenizer files, for a single file that has none."""
+    method: Method = field(default_factory=FullMethod)
+    """What is trained; the preset chooses it."""
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    """Pictures of the subject's class, so that it is not forgotten."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Noise levels and weights."""
+    prediction: Literal["eps", "x0", "v"] | None = None
+    """Train the network to predict this from now on; None: what the model predicts."""
+    zero_terminal_snr: bool | None = None
+    """Train with pure noise as the last level (Lin et al. 2023), or not; None: as the model."""
+    clip_skip: int = 0
+    """Layers of the text encoders left out at their end, beyond what the family leaves out."""
+    remat: bool = False
+    """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
+    attention: str = "auto"
+    """Attention kernel: auto, einsum or cudnn."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        require(self.clip_skip >= 0, "objective.clip_skip", self, "at least 0")
+        dreambooth = isinstance(self.method, FullMethod | LoraMethod)
+        if self.prior.folder is not None and not dreambooth:
+            raise UserError(
+                "objective.prior is for the presets finetune, lora and dreambooth; "
+                f"{type(self.method).__name__} cannot forget the class"
+            )

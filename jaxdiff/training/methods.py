@@ -1,0 +1,159 @@
+"""What fine-tuning trains, and how that takes part in the networks: one function per method.
+
+    full                the UNet's parameters are the trained ones
+    LoRA                every changed layer adds its low-rank change to its output
+    textual inversion   some rows of the text encoders' tables are the trained ones (inversion.py)
+    ControlNet          the trained network adds residuals to the UNet's features (controlnet.py)
+
+Axis legend: h w latent pixels, Z latent channels.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxdiff.convert import Model, save_model
+from jaxdiff.convert.lora import Lora, save_lora
+from jaxdiff.data.sources import Source
+from jaxdiff.models import (
+    UNet,
+)
+from jaxdiff.models.lora import TARGETS, init_lora, intercept, merge
+from jaxdiff.rng import named_keys
+from jaxdiff.training.config import (
+    FullMethod,
+    LoraMethod,
+    TrainConfig,
+)
+from jaxdiff.training.diffusion import about
+from jaxdiff.training.preview import Steering
+from jaxdiff.training.step import Batch, Params
+
+Predict = Callable[..., Float[Array, "B h w Z"]]
+"""(params, frozen, batch, z_t, timestep, context, added) -> what the network outputs."""
+
+UNET_TARGETS = {
+    "attention": TARGETS["attention"],
+    "transformer": TARGETS["transformer"],
+    "all": r"attentions_\d+/|resnets_\d+/|samplers_0/",
+}
+TEXT_TARGETS = {"attention": TARGETS["text_attention"]}  # of the others: every layer
+
+
+class Trained(NamedTuple):
+    """A method, applied to a model."""
+
+    model: Model
+    """Shapes, tokenizers and noise, with what the method adds."""
+    init: Callable[[Key[Array, ""]], Params]
+    """Key -> the parameters to train."""
+    frozen: Params
+    """What else the loss needs, by the names of the parts: "unet" and text encoders."""
+    trains_text: bool
+    """Whether captions are encoded anew at every step."""
+    towers: Callable[[Params, Params], Params]
+    """(params, frozen) -> the text encoders' parameters by name."""
+    predict: Predict
+    """The network that the loss is taken of."""
+    networks: Callable[[Params], Params]
+    """Params -> the networks to draw with, by name, without the autoencoder."""
+    export: Callable[[Path, Params, dict], None]
+    """(path, params, facts): write what was trained."""
+    steering: Steering | None = None
+    """What a ControlNet is shown in previews."""
+
+
+def parameters(model: Model) -> Params:
+    """The parameters of the UNet and the text encoders, by name."""
+    return {"unet": model.unet_params, **{tower.name: tower.params for tower in model.text}}
+
+
+def with_parameters(model: Model, params: Params) -> Model:
+    """The model with other parameters of the UNet and the text encoders, as in `parameters`."""
+    text = tuple(tower._replace(params=params[tower.name]) for tower in model.text)
+    return dataclasses.replace(model, unet_params=params["unet"], text=text)
+
+
+def make_unet(run: TrainConfig, model: Model) -> UNet:
+    """The model's UNet, computing as the run says."""
+    config, options = model.unet_config, run.objective
+    shape = dataclasses.replace(config, remat=options.remat, attention=options.attention)
+    return UNet(shape, jnp.dtype(run.dtype))
+
+
+def full(run: TrainConfig, model: Model, source: Source) -> Trained:
+    """The whole UNet and, if asked for, the text encoders."""
+    config: FullMethod = run.objective.method
+    whole, unet = parameters(model), make_unet(run, model)
+    names = tuple(whole) if config.text_encoder else ("unet",)
+    start = {name: whole[name] for name in names}
+    frozen = {name: whole[name] for name in whole if name not in names}
+
+    def predict(
+        params: Params, frozen: Params, batch: Batch, *inputs: Any
+    ) -> Float[Array, "B h w Z"]:
+        return unet.apply({"params": params["unet"]}, *inputs)
+
+    def export(path: Path, params: Params, facts: dict) -> None:
+        meta = {**model.meta, **about(run, facts)}
+        tuned = with_parameters(model, {**frozen, **params})
+        save_model(path, dataclasses.replace(tuned, meta=meta))
+
+    return Trained(
+        model=model,
+        init=lambda key: start,
+        frozen=frozen,
+        trains_text=config.text_encoder,
+        towers=lambda params, frozen: {t.name: {**frozen, **params}[t.name] for t in model.text},
+        predict=predict,
+        networks=lambda params: {**frozen, **params},
+        export=export,
+    )
+
+
+def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
+    """Low-rank changes of the UNet and, if asked for, the text encoders."""
+    config: LoraMethod = run.objective.method
+    whole, unet = parameters(model), make_unet(run, model)
+    alpha = float(config.rank if config.alpha is None else config.alpha)
+    targets = {"unet": UNET_TARGETS[config.targets]}
+    if config.text_encoder:
+        text_targets = TEXT_TARGETS.get(config.targets, "encoder/layers_")
+        targets |= {tower.name: text_targets for tower in model.text}
+
+    def init(key: Key[Array, ""]) -> Params:
+        keys = named_keys(key, *targets)
+        return {
+            part: init_lora(keys[part], whole[part], pattern, config.rank, alpha)
+            for part, pattern in targets.items()
+        }
+
+    def predict(
+        params: Params, frozen: Params, batch: Batch, *inputs: Any
+    ) -> Float[Array, "B h w Z"]:
+        with intercept([(params["unet"], 1.0)]):
+            return unet.apply({"params": frozen["unet"]}, *inputs)
+
+    def merged(params: Params, base: Params) -> Params:
+        return {name: merge(base[name], params.get(name, {}), 1.0) for name in base}
+
+    def export(path: Path, params: Params, facts: dict) -> None:
+        text = {tower.name: params.get(tower.name, {}) for tower in model.text}
+        meta = {"jaxdiff": json.dumps(about(run, facts))}
+        save_lora(path, Lora(params["unet"], text, meta), model, layout=config.layout)
+
+    return Trained(
+        model=model,
+        init=init,
+        frozen=whole,
+        trains_text=config.text_encoder,
+        towers=lambda params, frozen: merged(params, {t.name: frozen[t.name] for t in model.text}),
+        predict=predict,
+        networks=lambda params: merged(params, whole),
+        export=export,
+    )
