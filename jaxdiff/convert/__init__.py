@@ -5,6 +5,7 @@ for each part, or one file in that of A1111 and ComfyUI. Arrays are transposed h
 (torch OIHW and NCHW; ours HWIO, NHWC).
 """
 
+from jaxdiff.convert.controlnet import load_controlnet, save_controlnet
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.model_dir import check_writable, load_model, model_hash, save_model
 from jaxdiff.convert.scheduler import NoiseConfig
@@ -15,8 +16,10 @@ __all__ = [
     "NoiseConfig",
     "TextTower",
     "check_writable",
+    "load_controlnet",
     "load_model",
     "model_hash",
+    "save_controlnet",
     "save_model",
     "save_single_file",
 ]

@@ -1,25 +1,23 @@
-"""Models by name from the Hugging Face hub, through `huggingface_hub` and its cache."""
+"""Models by name from the Hugging Face hub, through `huggingface_hub` and its cache.
+
+What is in the cache is used without asking the hub: a name draws the same pictures tomorrow, and
+without a network. `hf download NAME` brings a newer version.
+"""
 
 import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from jaxdiff.convert.tensors import PICKLES
-from jaxdiff.convert.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, choose_file
+from jaxdiff.convert.weight_files import DIFFUSERS_STEM, SHARD, STEMS, all_weight_files, choose_file
 from jaxdiff.errors import UserError
 
 _NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"  # OWNER/NAME
 # What a model is made of besides weights; nothing that could be a pickle.
 _DESCRIPTION = ("*.json", "tokenizer/*.txt", "tokenizer_2/*.txt")
 _FILES = (".safetensors", *PICKLES)  # what ends so is no repository
-_SHARD = r"-\d{5}-of-\d{5}"
-_PARTS = {
-    "": DIFFUSERS_STEM,  # a ControlNet, which has no parts
-    "unet": DIFFUSERS_STEM,
-    "vae": DIFFUSERS_STEM,
-    "text_encoder": TRANSFORMERS_STEM,
-    "text_encoder_2": TRANSFORMERS_STEM,
-}
+_PATIENCE = 20  # seconds
+_PARTS = {"": DIFFUSERS_STEM, **STEMS}  # "": a ControlNet's, which has no parts
 
 
 def locate(where: str | Path, variant: str | None = None) -> Path:
@@ -79,46 +77,49 @@ def choose_weights(names: Collection[str], variant: str | None, source: str) -> 
 
 
 def _fetch(name: str, variant: str | None) -> Path:
-    """Fetch a repository's model into the cache, or find it there."""
+    """The cached directory of a repository's model, fetched if it is not there or not whole."""
     try:
-        import huggingface_hub
+        import huggingface_hub as library
         from huggingface_hub.errors import RepositoryNotFoundError
     except ImportError as error:
         raise UserError(
             f"{name} is no path here; to fetch it from the Hugging Face hub, pip install "
             "'jaxdiff[hub]'"
         ) from error
+    cached = _cached(name, variant)
+    if cached is not None:
+        return cached
     try:
-        names = huggingface_hub.list_repo_files(name)
+        listed = library.HfApi().model_info(name, timeout=_PATIENCE).siblings or []
+        weights = choose_weights([file.rfilename for file in listed], variant, name)
+        patterns = [*_DESCRIPTION, *weights]
+        return Path(library.snapshot_download(name, allow_patterns=patterns))
+    except UserError:
+        raise
     except RepositoryNotFoundError as error:
         raise UserError(
             f"the Hugging Face hub has no {name}, or shows it only to some: accept its licence on "
             f"https://huggingface.co/{name}, then hf auth login"
         ) from error
-    except Exception as error:  # offline; the library lets the errors of its HTTP client through
-        return _cached(name, variant, error)
-    patterns = [*_DESCRIPTION, *choose_weights(names, variant, name)]
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:
-        raise UserError(
-            f"{name} could not be fetched from the Hugging Face hub: {error}"
-        ) from error
-
-
-def _cached(name: str, variant: str | None, reason: Exception) -> Path:
-    """What the cache has of a repository."""
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # offline: the errors of its HTTP client come through as they are
         files = f"*.{variant}.safetensors" if variant else "*.safetensors"
         raise UserError(
             f"{name} is not in the Hugging Face cache, and the hub cannot be reached "
-            f"({type(reason).__name__}); where it can, run: hf download {name} --include '*.json' "
+            f"({type(error).__name__}); where it can, run: hf download {name} --include '*.json' "
             f"'*.txt' '{files}' --local-dir DIR; then copy DIR here and give it with --model DIR"
         ) from error
+
+
+def _cached(name: str, variant: str | None) -> Path | None:
+    """The cached directory of a repository, if all weights of the model are there."""
+    import huggingface_hub
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+        all_weight_files(folder, variant)
+    except (OSError, ValueError):  # a UserError, too, is a ValueError
+        return None
+    return folder
 
 
 def _folder(name: str) -> str:
@@ -127,9 +128,9 @@ def _folder(name: str) -> str:
 
 
 def _is_shard(name: str) -> bool:
-    return name.endswith(".safetensors") and re.search(_SHARD, name) is not None
+    return name.endswith(".safetensors") and re.search(SHARD, name) is not None
 
 
 def _kind(name: str) -> set[str]:
     """Stem and variant of a file of weights, of a shard, or of an index."""
-    return set(re.sub(_SHARD, "", name).split(".")) - {"index", "json"}
+    return set(re.sub(SHARD, "", name).split(".")) - {"index", "json"}

@@ -24,11 +24,11 @@ from jaxdiff.convert.merge import Params
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
 from jaxdiff.convert.tensors import read_json, write_json
+from jaxdiff.convert.weight_files import INDEX, names_a_class
 from jaxdiff.errors import UserError
 
 TOWERS = ("text_encoder", "text_encoder_2")
 CARD = "jaxdiff.json"
-INDEX = "model_index.json"
 SCHEDULER, LOW_RES_SCHEDULER = "scheduler", "low_res_scheduler"
 
 LoadTokenizer = Callable[[Path], Any]
@@ -93,7 +93,7 @@ def read_layout(
     name = index.get("_class_name")
     if name not in _READ:
         raise UserError(f"{directory / INDEX}: {name!r} is not supported; only {', '.join(_READ)}")
-    towers = [tower for tower in TOWERS if _names_a_class(index.get(tower))]
+    towers = [tower for tower in TOWERS if names_a_class(index.get(tower))]
     configs = {
         "unet": read_config(directory / "unet" / "config.json", UNET),
         "vae": read_config(directory / "vae" / "config.json", AUTOENCODER),
@@ -179,7 +179,7 @@ def _read_options(directory: Path, index: dict[str, Any], large: bool) -> dict[s
     options: dict[str, Any] = {}
     if large:
         options["zero_empty_prompt"] = bool(index.get("force_zeros_for_empty_prompt", True))
-    if _names_a_class(index.get(LOW_RES_SCHEDULER)):
+    if names_a_class(index.get(LOW_RES_SCHEDULER)):
         options["low_res_noise"] = _read_noise(directory / LOW_RES_SCHEDULER, clipped=True)
         options["max_noise_level"] = int(index.get("max_noise_level", 350))
     card = directory / CARD
@@ -203,11 +203,6 @@ def _chosen_folder(directory: Path, tower: str, tokenizer_dir: Path | None) -> P
         return tokenizer_folder(directory, tower)
     nested = tokenizer_folder(tokenizer_dir, tower)
     return nested if nested.is_dir() else tokenizer_dir
-
-
-def _names_a_class(entry: Any) -> bool:
-    """Whether an entry of the index, [library, class], is one of a part that is there."""
-    return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
 
 
 def _card(model: Model, scheduler: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ __all__ = ["Params", "from_torch", "parameter_shapes", "to_torch"]
 
 Params = dict[str, Any]
 _SHOWN = 3  # names of each kind of mismatch in a message
+_BLOCK = 128  # rows and columns
 _ALIGNMENT = 64  # bytes; jax uses such an array where it lies instead of copying it
 
 
@@ -87,12 +88,24 @@ def _read(path: str, tensor: Tensor, axes: int, source: str, dtype: DTypeLike | 
     out = _aligned(array.shape, np.dtype(dtype or array.dtype))
     try:
         with np.errstate(over="raise"):
-            out[...] = array
+            _copy(array, out)
     except FloatingPointError as error:
         raise UserError(
             f"{source}: {torch_key(path)} does not fit {out.dtype.name}; load it as float32"
         ) from error
     return out
+
+
+def _copy(array: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` block by block: a transposed matrix in one go misses the caches all the time."""
+    if array.ndim < 2:
+        out[...] = array
+        return
+    rows, columns = array.shape[-2:]
+    for i in range(0, rows, _BLOCK):
+        for j in range(0, columns, _BLOCK):
+            block = (..., slice(i, i + _BLOCK), slice(j, j + _BLOCK))
+            out[block] = array[block]
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

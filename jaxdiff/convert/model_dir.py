@@ -13,7 +13,6 @@ from numpy.typing import DTypeLike
 
 from jaxdiff.convert import hub
 from jaxdiff.convert.layout import (
-    INDEX,
     LOW_RES_SCHEDULER,
     SCHEDULER,
     TOWERS,
@@ -28,13 +27,12 @@ from jaxdiff.convert.model import Model
 from jaxdiff.convert.replacing import replace_directory, require_writable
 from jaxdiff.convert.scheduler import NoiseConfig, PredictionName, to_scheduler_config
 from jaxdiff.convert.single_file import load_single_file
-from jaxdiff.convert.tensors import Tensor, open_tensors, read_json, read_tensors, write_tensors
-from jaxdiff.convert.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, weight_files
+from jaxdiff.convert.tensors import Tensor, open_tensors, read_tensors, write_tensors
+from jaxdiff.convert.weight_files import INDEX, STEMS, all_weight_files, weight_files
 from jaxdiff.errors import UserError
 
-_STEMS = {"unet": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM} | dict.fromkeys(TOWERS, TRANSFORMERS_STEM)
 _TOKENIZERS = tuple(str(tokenizer_folder(Path(), tower)) for tower in TOWERS)
-_FOLDERS = (*_STEMS, *_TOKENIZERS, SCHEDULER, LOW_RES_SCHEDULER)
+_FOLDERS = (*STEMS, *_TOKENIZERS, SCHEDULER, LOW_RES_SCHEDULER)
 _CARD = "README.md"
 _HISTORY = Path("vae", "training.json")  # how the autoencoder was made, see convert.autoencoder
 
@@ -81,7 +79,7 @@ def load_model(
         layout = layout._replace(noise=noise)
     params = {}
     for part, config in layout.configs.items():
-        tensors = open_tensors(weight_files(place / part, _STEMS[part], variant))
+        tensors = open_tensors(weight_files(place / part, STEMS[part], variant))
         params[part] = from_torch(tensors, parameter_shapes(config), str(place / part), dtype)
     return assemble(layout, params)
 
@@ -106,7 +104,7 @@ def save_model(directory: str | Path, model: Model, dtype: DTypeLike | None = np
     def write(staged: Path) -> None:
         write_layout(staged, model)
         for part, tensors in part_tensors(model).items():
-            write_tensors(staged / part / f"{_STEMS[part]}.safetensors", tensors, dtype)
+            write_tensors(staged / part / f"{STEMS[part]}.safetensors", tensors, dtype)
 
     replace_directory(directory, write, replaceable=_replaceable, carry_over=_carry_over)
 
@@ -149,24 +147,13 @@ def model_hash(where: str | Path, variant: str | None = None) -> str:
       UserError: there are no weights.
     """
     place = hub.locate(where, variant)
-    files = [place] if place.is_file() else _all_weight_files(place, variant)
+    files = [place] if place.is_file() else all_weight_files(place, variant)
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:10]
-
-
-def _all_weight_files(directory: Path, variant: str | None) -> list[Path]:
-    """The weights of a model directory, or of a folder that holds one network."""
-    if not (directory / INDEX).is_file():
-        return weight_files(directory, DIFFUSERS_STEM, variant)
-    index = read_json(directory / INDEX)
-    parts = sorted(part for part in _STEMS if (index.get(part) or [None])[-1] is not None)
-    return [
-        file for part in parts for file in weight_files(directory / part, _STEMS[part], variant)
-    ]
 
 
 def _replaceable(directory: Path) -> bool:
@@ -191,7 +178,7 @@ def _carry_over(old: Path, staged: Path) -> None:
 def _same_weights(ours: Path, theirs: Path) -> bool:
     """Whether two autoencoders are one and the same, as float16."""
     try:
-        first, second = (read_tensors(weight_files(path, _STEMS["vae"])) for path in (ours, theirs))
+        first, second = (read_tensors(weight_files(path, STEMS["vae"])) for path in (ours, theirs))
     except UserError:
         return False
     return first.keys() == second.keys() and all(

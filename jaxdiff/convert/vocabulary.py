@@ -21,7 +21,7 @@ from jaxdiff.errors import UserError
 FILES = ("*.json", "*.txt")
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _OPEN_CLIP_PAD = "!"  # the token of id 0, which OpenCLIP pads with
-_CONFIG = "tokenizer_config.json"
+_CONFIG, _SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 
 # Where the hub has the files of CLIP's tokenizer: (repository, folder).
 _ON_THE_HUB = (
@@ -121,8 +121,9 @@ def _given(directory: Path, tower: str, load: LoadTokenizer, open_clip: bool) ->
         for kind in FILES:
             for file in directory.glob(kind):
                 shutil.copyfile(file, folder / file.name)
-        config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
-        write_json(folder / _CONFIG, config | {"pad_token": _OPEN_CLIP_PAD})
+        for name in (_CONFIG, _SPECIAL):  # either counts, by the version that wrote them
+            config = read_json(folder / name) if (folder / name).is_file() else {}
+            write_json(folder / name, config | {"pad_token": _OPEN_CLIP_PAD})
         return load(folder)
 
 

@@ -4,14 +4,25 @@ NAME.safetensors        NAME.safetensors.index.json    with NAME-00001-of-00002.
 NAME.fp16.safetensors   NAME.safetensors.index.fp16.json, NAME.safetensors.fp16.index.json
 """
 
+import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from jaxdiff.convert.tensors import PICKLES, read_json, require_safetensors
 from jaxdiff.errors import UserError
 
+SHARD = r"-\d{5}-of-\d{5}"
+"""In the name of one of several files of weights."""
+INDEX = "model_index.json"
 DIFFUSERS_STEM = "diffusion_pytorch_model"
-TRANSFORMERS_STEM = "model"
+STEMS = {
+    "unet": DIFFUSERS_STEM,
+    "vae": DIFFUSERS_STEM,
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+"""Folder of a network in a model directory -> its weights' file name without suffixes."""
 
 
 def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
@@ -35,6 +46,24 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Pa
         if not (folder / require_safetensors(shard).name).is_file():
             raise UserError(f"{folder / shard} is missing, though {chosen.name} names it")
     return [folder / shard for shard in shards]
+
+
+def all_weight_files(directory: Path, variant: str | None = None) -> list[Path]:
+    """The weights of a model directory, or of a folder that holds one network.
+
+    Raises:
+      UserError: as `weight_files`.
+    """
+    if not (directory / INDEX).is_file():
+        return weight_files(directory, DIFFUSERS_STEM, variant)
+    index = read_json(directory / INDEX)
+    parts = [part for part in sorted(STEMS) if names_a_class(index.get(part))]
+    return [file for part in parts for file in weight_files(directory / part, STEMS[part], variant)]
+
+
+def names_a_class(entry: Any) -> bool:
+    """Whether an entry of the index, [library, class], is one of a part that is there."""
+    return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
 
 
 def choose_file(names: Collection[str], stem: str, variant: str | None, folder: str) -> str:
@@ -84,6 +113,8 @@ def _variants(names: Collection[str], stem: str) -> dict[str, str]:
     """The variants among the names, and the file of each."""
     found = {}
     for name in names:
+        if re.search(SHARD, name):
+            continue
         parts = name.removeprefix(f"{stem}.").split(".")
         for variant in parts if name.startswith(f"{stem}.") else ():
             if name in _candidates(stem, variant):
