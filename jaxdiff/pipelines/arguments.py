@@ -26,6 +26,8 @@ class Arguments:
     default."""
     prediction: str | None = None
     """What the network predicts, where its files do not say: eps, v, x0, flow or edm."""
+    tokenizer_dir: Path | None = None
+    """A folder of tokenizer files, for a single file that has none."""
     num_images: int = 1
     """Pictures of each prompt, with seeds counted up from --seed."""
     seed: int = 0

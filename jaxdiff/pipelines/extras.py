@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxdiff import convert
-from jaxdiff.convert import Model, TextTower
+from jaxdiff.convert import Model, TextTower, load_controlnet, model_hash
 from jaxdiff.convert.embeddings import add_embeddings, load_embedding
 from jaxdiff.convert.lora import Lora, load_lora, lora_hash
 from jaxdiff.errors import UserError
@@ -151,8 +150,8 @@ def read_controlnet(
     """
     name, digest = "", ""
     if not isinstance(given, tuple):
-        name, digest = Path(given).resolve().stem, convert.controlnet_hash(given)
-        given = convert.load_controlnet(given, dtype=dtype)
+        name, digest = Path(given).resolve().stem, model_hash(given)
+        given = load_controlnet(given, dtype=dtype)
     config, params = given
     check_controlnet(config, model, name)
     return Attached(config, name, digest), params

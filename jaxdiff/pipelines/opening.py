@@ -79,7 +79,8 @@ def open_pipeline(
     from jaxdiff.pipelines.text_to_image import TextToImage
 
     with_changes(Settings(), changes)
-    pipe = TextToImage.load(where, dtype, prediction=args.prediction, **hooks)
+    options = {"prediction": args.prediction, "tokenizer_dir": args.tokenizer_dir}
+    pipe = TextToImage.load(where, dtype, **options, **hooks)
     for path in files.embeddings:
         pipe.add_embedding(path)
     if files.loras:

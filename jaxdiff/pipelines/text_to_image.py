@@ -91,6 +91,7 @@ class TextToImage:
         dtype: str = "float32",
         *,
         prediction: str | None = None,
+        tokenizer_dir: str | Path | None = None,
         **hooks: Any,
     ) -> "TextToImage":
         """Load a model directory, a single file, or a model of the hub (see `jaxdiff.convert`).
@@ -99,13 +100,15 @@ class TextToImage:
           where: a path, or OWNER/NAME on the hub.
           dtype: what the networks compute in and their parameters are kept in.
           prediction: what the network predicts, where its files say otherwise or nothing.
+          tokenizer_dir: tokenizer files to read instead of the model's own.
           **hooks: `safety_checker` and `watermark`.
 
         Raises:
           UserError: a file is missing, truncated or does not fit, or the dtype is unknown.
         """
         choose("dtype", dtype, DTYPES)
-        model = load_model(where, Tokenizer.load)
+        options = {"dtype": DTYPES[dtype], "prediction": prediction, "tokenizer_dir": tokenizer_dir}
+        model = load_model(where, Tokenizer.load, **options)
         names = {"name": Path(where).resolve().stem, "digest": model_hash(where)}
         return cls(model, dtype=dtype, prediction=prediction or "", **names, **hooks)
 
