@@ -22,12 +22,14 @@ from jaxdiff.models import Autoencoder
 from jaxdiff.rng import named_keys
 from jaxdiff.training.captions import caption_data, condition
 from jaxdiff.training.config import (
+    ControlNetMethod,
     FinetuneObjective,
     FullMethod,
     LoraMethod,
     TextualInversionMethod,
     TrainConfig,
 )
+from jaxdiff.training.controlnet import controlnet
 from jaxdiff.training.diffusion import denoising_loss
 from jaxdiff.training.inversion import textual_inversion
 from jaxdiff.training.latents import batch_latents, latent_data
@@ -44,6 +46,7 @@ METHODS: dict[type, Callable[[TrainConfig, Model, Source], Trained]] = {
     FullMethod: full,
     LoraMethod: lora,
     TextualInversionMethod: textual_inversion,
+    ControlNetMethod: controlnet,
 }
 
 

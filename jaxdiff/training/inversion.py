@@ -81,7 +81,7 @@ def _table(params: Params) -> Any:
     return params["embeddings"]["token_embedding"]["embedding"]
 
 
-def _with_rows(params: Params, numbers: np.ndarray, rows: Array) -> Params:
+def _with_rows(params: Params, numbers: np.ndarray, rows: Array | np.ndarray) -> Params:
     """A text encoder's parameters with some rows of its table replaced."""
     table = jnp.asarray(_table(params)).at[numbers].set(rows.astype(_table(params).dtype))
     embeddings = {**params["embeddings"], "token_embedding": {"embedding": table}}

@@ -110,7 +110,7 @@ def test_a_full_export_is_a_model_whose_other_parts_are_the_base(short, tiny_mod
 
 def predict(model, unet_params, text_params):
     """What the networks make of fixed noise and a fixed caption."""
-    ids = model.text[0].tokenizer(["a red heart"])
+    ids = jnp.asarray(model.text[0].tokenizer(["a red heart"]))
     text = TextEncoder(model.text[0].config).apply({"params": text_params}, ids)
     z = jax.random.normal(jax.random.key(5), (1, 8, 8, 4))
     unet = UNet(model.unet_config)
