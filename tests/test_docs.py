@@ -17,6 +17,7 @@ _PARSERS = {
     "sample.py": lambda arguments: tyro.cli(Arguments, args=arguments, use_underscores=False),
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
+    "benchmarks/subject.py": None,
 }
 
 
