@@ -1,5 +1,6 @@
 """`python sample.py`: pictures with their recipes, and one clear line for every mistake."""
 
+import pickle
 import re
 import shutil
 import subprocess
@@ -121,6 +122,29 @@ MISTAKES = {
     "no recipe": (["--recreate", "bare.png"], "carries no recipe"),
     "no picture": (["--recreate", "empty.txt"], "not a readable picture"),
     "recreate and prompt": (["cat", "--recreate", "bare.png"], "leave out prompts"),
+    "mask alone": (["cat", "--mask", "bare.png"], "--mask does nothing without --init-image"),
+    "strength alone": (["cat", "--strength", "0.5"], "does nothing without --init-image"),
+    "mask of another size": (
+        ["cat", "--init-image", "photo.png", "--mask", "bare.png"],
+        "mask bare.png is 4x4, but its picture photo.png is 16x16",
+    ),
+    "strength": (["cat", "--init-image", "photo.png", "--strength", "1.2"], "give 0 to 1"),
+    "no init image": (["cat", "--init-image", "no.png"], "init image no.png does not exist"),
+    "init image": (["cat", "--init-image", "empty.txt"], "empty.txt (init image)"),
+    "size": (["cat", "--width", "17"], "no multiple of the 2 pixels"),
+    "outpaint": (["cat", "--init-image", "photo.png", "--outpaint", "64"], "LEFT,TOP,RIGHT,BOTTOM"),
+    "control image": (["cat", "--controlnet", "net:empty.txt"], "empty.txt (control image)"),
+    "no controlnet": (["cat", "--controlnet", "no/net:photo.png"], "no/net"),
+    "controlnet": (["cat", "--controlnet", "net"], "DIR:IMAGE[:WEIGHT[:START-END]]"),
+    "control range": (["cat", "--controlnet", "net:photo.png:1:0.7-0.2"], "run from 0.7 to 0.2"),
+    "no LoRA": (["cat", "--lora", "no.safetensors:0.5"], "no.safetensors does not exist"),
+    "pickled LoRA": (["cat", "--lora", "pickle.pt"], "pickle.pt"),
+    "pickled embedding": (["cat", "--embedding", "pickle.pt"], "pickle.pt"),
+    "no LoRA at all": (["cat", "--lora", "bare.png"], "bare.png"),
+    "no embedding": (["cat", "--embedding", "no.safetensors"], "does not exist"),
+    "prediction": (["cat", "--prediction", "epsilon"], "choose one of"),
+    "hook": (["cat", "--watermark", "os:no_such_function"], "cannot be imported"),
+    "tile": (["cat", "--tile", "3"], "give a multiple of 2"),
 }
 
 
@@ -128,6 +152,8 @@ MISTAKES = {
 def test_mistakes_are_one_clear_line(run, tmp_path, name):
     (tmp_path / "empty.txt").write_text("\n")
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({}))
     arguments, message = MISTAKES[name]
     code, out, err = run(*arguments)
     assert code == 2
@@ -135,6 +161,77 @@ def test_mistakes_are_one_clear_line(run, tmp_path, name):
     assert len(err) == 1
     assert err[0].startswith("error: ")
     assert message in err[0]
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_pictures_that_went_in_and_drawn_again(run, tmp_path):
+    """Redrawn within a mask, recreated from the same files, refused from others."""
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:12, 4:] = 255
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(photo[::-1]).save(tmp_path / "other.png")
+    files = ["--init-image", "photo.png", "--mask", "mask.png"]
+    code, [path], err = run("cat (face", *files, "--strength", 0.7, *FEW)
+    assert code == 0
+    assert "unbalanced brackets: '('" in err[0]
+    assert "from photo.png at strength 0.7" in err[1]
+    pixels, recipe = provenance.read_png(path)
+    np.testing.assert_array_equal(pixels[mask == 0], photo[mask == 0])
+    assert provenance.source_type(path) == provenance.COMPOSITE
+    assert (recipe.strength, recipe.mask["name"]) == (0.7, "mask.png")
+    text = Image.open(path).text["parameters"]
+    assert "Denoising strength: 0.7, Init image: photo.png, Mask: mask.png" in text
+    code, out, err = run("--recreate", path, *files)
+    assert (code, err[-1]) == (0, f"equal to {path}")
+    for given, message in (
+        ([], "was drawn with init image photo.png"),
+        (["--init-image", "other.png", "--mask", "mask.png"], "but other.png is another file"),
+        (["--init-image", "photo.png"], "was drawn with mask mask.png"),
+        ([*files, "--lora", "photo.png"], "was drawn without LoRA photo.png"),
+    ):
+        code, out, err = run("--recreate", path, *given)
+        assert (code, out) == (2, [])
+        assert message in err[0]
+
+
+def test_models_that_take_part_and_drawn_again(run, tiny_model, tmp_path):
+    """A ControlNet, a LoRA and a hook from the command line."""
+    import jax
+
+    from jaxdiff.convert import save_controlnet
+    from jaxdiff.convert.lora import Lora, save_lora
+    from jaxdiff.models import controlnet_config, parameter_shapes
+    from jaxdiff.models.lora import init_lora
+
+    config = controlnet_config(
+        tiny_model.unet_config, conditioning_embedding_out_channels=(4, 8), in_channels=4
+    )
+    shapes = parameter_shapes(config)
+    save_controlnet(
+        tmp_path / "net", config, jax.tree.map(lambda x: np.ones(x.shape) * 0.01, shapes)
+    )
+    layers = init_lora(jax.random.key(0), tiny_model.unet_params, "to_q$", 2, 2.0)
+    layers = {path: layer._replace(up=layer.up + 0.3) for path, layer in layers.items()}
+    save_lora(tmp_path / "ink.safetensors", Lora(layers, {}, {}), tiny_model)
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "edges.png")
+    files = ["--controlnet", "net:edges.png:0.5:0-0.8", "--lora", "ink.safetensors:0.7"]
+    code, [path], _ = run("cat", *files, *FEW)
+    assert code == 0
+    recipe = provenance.read_png(path)[1]
+    [net], [used] = recipe.controlnets, recipe.loras
+    assert (net["name"], net["image"], net["weight"], net["end"]) == ("net", "edges.png", 0.5, 0.8)
+    assert (used["name"], used["weight"]) == ("ink.safetensors", 0.7)
+    text = Image.open(path).text["parameters"]
+    assert f'Lora hashes: "ink.safetensors: {used["hash"]}"' in text
+    assert 'ControlNet 0: "Model: net [' in text
+    again = ["--controlnet", "net:edges.png", "--lora", "ink.safetensors"]
+    code, _, err = run("--recreate", path, *again)
+    assert (code, err[-1]) == (0, f"equal to {path}")
+    code, _, err = run("--recreate", path, *again[:3], "ink.safetensors:0.2")
+    assert code == 2 and "at 0.7, not 0.2" in err[0]
 
 
 @pytest.mark.parametrize("spoil", ["missing", "truncated", "shapes", "no directory"])

@@ -91,7 +91,7 @@ class Recipe:
     controlnets: tuple[Use, ...] = ()
     """Name, hash, image, image_sha256, weight, start and end of each."""
     loras: tuple[Use, ...] = ()
-    """Name, sha256 and weight of each."""
+    """Name, sha256, hash (of the web UIs) and weight of each."""
     embeddings: tuple[File, ...] = ()
     """Textual inversions."""
     refiner: Use = field(default_factory=dict)
@@ -169,7 +169,7 @@ def _a1111_extras(recipe: Recipe) -> dict[str, Any]:
             f'Guidance End: {net["end"]:g}"'
         )
     for key, files in (("Lora hashes", recipe.loras), ("TI hashes", recipe.embeddings)):
-        listed = ", ".join(f"{file['name']}: {file['sha256'][:10]}" for file in files)
+        listed = ", ".join(f"{f['name']}: {f.get('hash') or f['sha256'][:10]}" for f in files)
         extras[key] = f'"{listed}"' if listed else None
     weights = ", ".join(f"{lora['name']}: {lora['weight']:g}" for lora in recipe.loras)
     extras["Lora weights"] = f'"{weights}"' if weights else None
