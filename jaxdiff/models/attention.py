@@ -1,8 +1,9 @@
 """Scaled dot-product attention and the one seam where a platform's kernel plugs in.
 
-Axis legend: B batch, T query tokens, S key tokens, N heads, K head width, D model width.
+Axis legend: B batch, T query tokens, S key tokens, N heads, H = B N, K head width, D model width.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -13,8 +14,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jaxdiff.errors import choose
+from jaxdiff.models.linear import Dense
+from jaxdiff.models.sums import column_sum, columns
 
 Kernel = Callable[..., jax.Array]
+
+BLOCK = 1 << 19
+"""Logits that `blocked_attention` has at a time: 2 MB."""
+PIECE = 128
+"""Keys that it compares at a time."""
 
 
 def einsum_attention(
@@ -25,8 +33,7 @@ def einsum_attention(
 ) -> Float[Array, "B T N K"]:
     """Attention as two einsums: softmax(q k^T / sqrt(K)) v (Vaswani et al. 2017, eq. 1).
 
-    The softmax runs in float32 whatever q, k and v are. On CPUs this is the fastest form at up to
-    some hundred keys.
+    The softmax runs in float32 whatever q, k and v are.
     """
     scale = 1.0 / math.sqrt(q.shape[-1])
     logits = jnp.einsum("btnk,bsnk->bnts", q * scale, k, preferred_element_type=jnp.float32)
@@ -34,6 +41,66 @@ def einsum_attention(
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnts,bsnk->btnk", weights, v)
+
+
+def blocked_attention(
+    q: Float[Array, "B T N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    mask: Bool[Array, "#B 1 T S"] | None = None,
+) -> Float[Array, "B T N K"]:
+    """Attention on a CPU: a few heads, or a part of one head's queries, at a time.
+
+    The logits of a block stay in the cache; the backward pass computes them again instead of
+    storing T x S of them. exp(q k^T - max) v is divided by its sum at the end.
+    """
+    if mask is not None:
+        return einsum_attention(q, k, v, mask)
+    batch, queries, heads, width = q.shape
+
+    def by_head(x: jax.Array) -> jax.Array:  # [B T N K] -> [H T K]
+        return x.swapaxes(1, 2).reshape(batch * heads, x.shape[1], width)
+
+    operands = by_head(q / math.sqrt(width)), by_head(k), by_head(v)
+    at_once = BLOCK // (queries * k.shape[1])
+    if at_once >= batch * heads:
+        out = _attend(*operands)
+    else:
+        one_head = functools.partial(_attend_by_rows, rows_at_once=_divisor(queries, k.shape[1]))
+        out = jax.lax.map(lambda x: one_head(*x), operands, batch_size=max(at_once, 1))
+    return out.reshape(batch, heads, queries, width).swapaxes(1, 2)
+
+
+def _attend_by_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows_at_once: int) -> jax.Array:
+    """Attention of one head, [T K] and [S K], for some of the queries at a time."""
+    attend = jax.checkpoint(lambda part: _attend(part, k, v))
+    parts = q.reshape(-1, rows_at_once, q.shape[-1])
+    out = attend(parts[0])[None] if len(parts) == 1 else jax.lax.map(attend, parts)
+    return out.reshape(q.shape)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """exp(q k^T - max) v over its row sums, float32 inside: [... T K], [... S K] -> [... T K]."""
+    logits = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(_row_max(logits))[..., None])
+    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out * columns(1.0 / column_sum(weights), out.shape[-1])).astype(v.dtype)
+
+
+def _row_max(x: jax.Array) -> jax.Array:
+    """The largest of each row, by pieces of a row at a time: [... S] -> [...].
+
+    XLA:CPU looks for the maximum of a long row number by number, but of two arrays by vectors.
+    """
+    if x.shape[-1] > PIECE and x.shape[-1] % PIECE == 0:
+        x = functools.reduce(jnp.maximum, jnp.split(x, x.shape[-1] // PIECE, axis=-1))
+    return jnp.max(x, axis=-1)
+
+
+def _divisor(queries: int, keys: int) -> int:
+    """The most queries at a time, a divisor of `queries`, whose logits fit in a block."""
+    most = max(BLOCK // keys, 1)
+    return max(n for n in range(1, queries + 1) if queries % n == 0 and n <= most)
 
 
 def cudnn_attention(
@@ -59,7 +126,11 @@ def cudnn_attention(
     )
 
 
-KERNELS: dict[str, Kernel] = {"einsum": einsum_attention, "cudnn": cudnn_attention}
+KERNELS: dict[str, Kernel] = {
+    "einsum": einsum_attention,
+    "blocked": blocked_attention,
+    "cudnn": cudnn_attention,
+}
 
 
 def attention_kernel(name: str, dtype: DTypeLike) -> Kernel:
@@ -70,7 +141,8 @@ def attention_kernel(name: str, dtype: DTypeLike) -> Kernel:
     """
     if name == "auto":
         half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-        name = "cudnn" if half and jax.default_backend() == "gpu" else "einsum"
+        best = {"cpu": "blocked", "gpu": "cudnn" if half else "einsum"}
+        name = best.get(jax.default_backend(), "einsum")
     return KERNELS[choose("attention kernel", name, KERNELS)]
 
 
@@ -97,9 +169,9 @@ class Attention(nn.Module):
         width = x.shape[-1]
 
         def project(name: str, source: jax.Array) -> jax.Array:
-            dense = nn.Dense(width, use_bias=self.qkv_bias, dtype=self.dtype, name=name)
+            dense = Dense(width, use_bias=self.qkv_bias, dtype=self.dtype, name=name)
             return dense(source).reshape(*source.shape[:-1], self.heads, width // self.heads)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
         out = attention_kernel(self.kernel, self.dtype)(q, k, v).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out)
+        return Dense(width, dtype=self.dtype, name="to_out_0")(out)

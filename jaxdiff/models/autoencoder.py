@@ -24,6 +24,7 @@ from jaxdiff.models.layers import (
     conv3x3,
     group_norm,
 )
+from jaxdiff.models.linear import Dense
 
 EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -205,9 +206,9 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config, dtype)
         self.decoder = Decoder(config, dtype)
         if config.use_quant_conv:
-            self.quant_conv = nn.Dense(2 * config.latent_channels, dtype=dtype)
+            self.quant_conv = Dense(2 * config.latent_channels, dtype=dtype)
         if config.use_post_quant_conv:
-            self.post_quant_conv = nn.Dense(config.latent_channels, dtype=dtype)
+            self.post_quant_conv = Dense(config.latent_channels, dtype=dtype)
 
     def encode(
         self, x: Float[Array, "B H W C"]

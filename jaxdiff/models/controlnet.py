@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.checks import require_positive
-from jaxdiff.models.layers import conv3x3, zeros
+from jaxdiff.models.layers import conv3x3
+from jaxdiff.models.linear import Conv, Dense, zeros
 from jaxdiff.models.unet import ControlResiduals
 from jaxdiff.models.unet_blocks import Blocks, DownBlock, MidBlock, time_embedding
 from jaxdiff.models.unet_config import UNetConfig
@@ -121,9 +122,7 @@ class ConditionEmbedding(nn.Module):
         x = nn.silu(conv3x3(channels[0], dtype=dtype, name="conv_in")(image))
         for i, (before, after) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
             x = nn.silu(conv3x3(before, dtype=dtype, name=f"blocks_{2 * i}")(x))
-            halve = nn.Conv(
-                after, (3, 3), strides=2, padding=1, dtype=dtype, name=f"blocks_{2 * i + 1}"
-            )
+            halve = Conv(after, strides=2, dtype=dtype, name=f"blocks_{2 * i + 1}")
             x = nn.silu(halve(x))
         features = self.config.block_out_channels[0]
         return conv3x3(features, dtype=dtype, name="conv_out", zero=True)(x)
@@ -142,7 +141,7 @@ class ControlNet(nn.Module):
 
     def _leave(self, x: jax.Array, name: str) -> jax.Array:
         """The 1x1 convolution, zero at first, through which features leave."""
-        dense = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name=name)
+        dense = Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name=name)
         pooled = self.config.global_pool_conditions
         return jnp.mean(dense(x), axis=(1, 2), keepdims=True) if pooled else dense(x)
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxdiff.models.linear import Dense
+
 
 def sinusoidal_embedding(
     timestep: Float[Array, " B"], width: int, *, max_period: float = 10_000.0
@@ -54,7 +56,7 @@ class MLPEmbedding(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
         if condition is not None:
-            project = nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")
+            project = Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")
             x = x + project(condition)
-        x = nn.Dense(self.width, dtype=self.dtype, name="linear_1")(x)
-        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))
+        x = Dense(self.width, dtype=self.dtype, name="linear_1")(x)
+        return Dense(self.width, dtype=self.dtype, name="linear_2")(nn.silu(x))

@@ -13,19 +13,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from jaxdiff.models.attention import Attention
+from jaxdiff.models.linear import Conv, Dense, default_init, zeros
+from jaxdiff.models.norms import GroupNorm, LayerNorm
 
-zeros = nn.initializers.zeros_init()
 
-
-def conv3x3(features: int, *, dtype: DTypeLike, name: str, zero: bool = False) -> nn.Conv:
+def conv3x3(features: int, *, dtype: DTypeLike, name: str, zero: bool = False) -> Conv:
     """A 3x3 convolution, padding 1; `zero` starts it at zero, so that its branch begins as 0."""
-    init = zeros if zero else nn.linear.default_kernel_init
-    return nn.Conv(features, (3, 3), padding=1, dtype=dtype, kernel_init=init, name=name)
+    init = zeros if zero else default_init
+    return Conv(features, dtype=dtype, kernel_init=init, name=name)
 
 
-def group_norm(groups: int, epsilon: float, *, dtype: DTypeLike, name: str) -> nn.GroupNorm:
-    """Group normalisation over H, W and C / groups channels (Wu & He 2018, eq. 1)."""
-    return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, name=name)
+def group_norm(groups: int, epsilon: float, *, dtype: DTypeLike, name: str) -> GroupNorm:
+    """Group normalisation over H, W and C / groups channels."""
+    return GroupNorm(groups, epsilon, dtype=dtype, name=name)
 
 
 class ExampleDropout(nn.Module):
@@ -77,14 +77,14 @@ class ResnetBlock(nn.Module):
         h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm1")(x))
         h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
         if temb is not None:
-            shift = nn.Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(temb))
+            shift = Dense(self.features, dtype=self.dtype, name="time_emb_proj")(nn.silu(temb))
             h = h + shift[:, None, None, :]
         h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm2")(h))
         h = ExampleDropout(self.dropout, name="drop")(h, dropout_keys)
         h = conv3x3(self.features, dtype=self.dtype, name="conv2", zero=self.zero_init)(h)
         if x.shape[-1] != self.features:
             # A 1x1 convolution written as a dense layer: the same sum, far faster on CPUs.
-            x = nn.Dense(self.features, dtype=self.dtype, name="conv_shortcut")(x)
+            x = Dense(self.features, dtype=self.dtype, name="conv_shortcut")(x)
         return x + h
 
 
@@ -102,7 +102,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         pad = ((0, 1), (0, 1)) if self.pad_after else ((1, 1), (1, 1))
-        conv = nn.Conv(self.features, (3, 3), strides=2, padding=pad, dtype=self.dtype, name="conv")
+        conv = Conv(self.features, strides=2, padding=pad, dtype=self.dtype, name="conv")
         return conv(x)
 
 
@@ -131,7 +131,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        a, b = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, -1)
+        a, b = jnp.split(Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, -1)
         return a * nn.gelu(b, approximate=False)
 
 
@@ -143,7 +143,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = GEGLU(4 * x.shape[-1], dtype=self.dtype, name="net_0")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(h)
+        return Dense(x.shape[-1], dtype=self.dtype, name="net_2")(h)
 
 
 class TransformerBlock(nn.Module):
@@ -160,8 +160,8 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(1e-5, dtype=self.dtype, name=name)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(1e-5, dtype=self.dtype, name=name)
 
         def attention(name: str) -> Attention:
             return Attention(self.heads, kernel=self.kernel, dtype=self.dtype, name=name)
@@ -189,7 +189,7 @@ class SpatialTransformer(nn.Module):
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
         h = group_norm(self.groups, 1e-6, dtype=self.dtype, name="norm")(x)
-        h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
+        h = Dense(channels, dtype=self.dtype, name="proj_in")(h)
         h = h.reshape(batch, height * width, channels)
         for i in range(self.depth):
             name = f"transformer_blocks_{i}"
@@ -197,7 +197,7 @@ class SpatialTransformer(nn.Module):
                 self.heads, self.kernel, self.only_cross, dtype=self.dtype, name=name
             )
             h = block(h, context)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(h)
+        h = Dense(channels, dtype=self.dtype, kernel_init=zeros, name="proj_out")(h)
         return x + h.reshape(x.shape)
 
 

@@ -28,9 +28,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxdiff.errors import UserError
+from jaxdiff.models.linear import Conv, Dense
 from jaxdiff.rng import named_keys
 
 Params = dict[str, Any]
+LAYERS = (Dense, Conv, nn.Dense, nn.Conv)
+"""The modules whose kernels can be changed."""
 
 
 class LoraLayer(NamedTuple):
@@ -143,7 +146,7 @@ def intercept(loras: Weighted) -> AbstractContextManager[None]:
 
     def add_changes(call: Any, args: Any, kwargs: Any, context: InterceptorContext) -> Any:
         out, module = call(*args, **kwargs), context.module
-        if context.method_name != "__call__" or not isinstance(module, nn.Dense | nn.Conv):
+        if context.method_name != "__call__" or not isinstance(module, LAYERS):
             return out
         path = "/".join(module.path)
         for layers, weight in loras:
@@ -183,7 +186,7 @@ def _product(layer: LoraLayer) -> Float[Array, "..."]:
     return jnp.matmul(down, up, precision="highest")
 
 
-def _apply(module: nn.Dense | nn.Conv, layer: LoraLayer, x: Array) -> Array:
+def _apply(module: nn.Module, layer: LoraLayer, x: Array) -> Array:
     """up(down(x)) with the module's strides, padding and compute type: [... I] -> [... O]."""
 
     def dense(x: Array, kernel: ArrayLike) -> Array:

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.attention import einsum_attention
 from jaxdiff.models.checks import require_positive
+from jaxdiff.models.linear import Dense
+from jaxdiff.models.norms import LayerNorm
 
 _AT_LEAST_ONE = (
     "vocab_size",
@@ -97,12 +99,12 @@ class SelfAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, tokens, width = x.shape
         q, k, v = (
-            nn.Dense(width, dtype=self.dtype, name=name)(x).reshape(batch, tokens, self.heads, -1)
+            Dense(width, dtype=self.dtype, name=name)(x).reshape(batch, tokens, self.heads, -1)
             for name in ("q_proj", "k_proj", "v_proj")
         )
         causal = jnp.tril(jnp.ones((1, 1, tokens, tokens), bool))
         out = einsum_attention(q, k, v, causal).reshape(x.shape)
-        return nn.Dense(width, dtype=self.dtype, name="out_proj")(out)
+        return Dense(width, dtype=self.dtype, name="out_proj")(out)
 
 
 class MLP(nn.Module):
@@ -113,9 +115,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        h = Dense(self.config.intermediate_size, dtype=self.dtype, name="fc1")(x)
         h = ACTIVATIONS[self.config.hidden_act](h)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(h)
 
 
 class EncoderLayer(nn.Module):
@@ -127,9 +129,9 @@ class EncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         config, epsilon = self.config, self.config.layer_norm_eps
-        h = nn.LayerNorm(epsilon, dtype=self.dtype, name="layer_norm1")(x)
+        h = LayerNorm(epsilon, dtype=self.dtype, name="layer_norm1")(x)
         x = x + SelfAttention(config.num_attention_heads, self.dtype, name="self_attn")(h)
-        h = nn.LayerNorm(epsilon, dtype=self.dtype, name="layer_norm2")(x)
+        h = LayerNorm(epsilon, dtype=self.dtype, name="layer_norm2")(x)
         return x + MLP(config, self.dtype, name="mlp")(h)
 
 
@@ -184,12 +186,12 @@ class TextEncoder(nn.Module):
         states = Layers(config, self.dtype, name="encoder")(
             Embeddings(config, self.dtype, name="embeddings")(ids)
         )
-        norm = nn.LayerNorm(config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm")
+        norm = LayerNorm(config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm")
         last: Float[Array, "B T D"] = norm(states[-1]).astype(jnp.float32)
         end = jnp.argmax(ids == config.eos_token_id, axis=1)
         pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
         if config.projection_dim is not None:
-            project = nn.Dense(
+            project = Dense(
                 config.projection_dim, use_bias=False, dtype=self.dtype, name="text_projection"
             )
             pooled = project(pooled).astype(jnp.float32)
