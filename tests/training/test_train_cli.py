@@ -29,6 +29,14 @@ def script():
         (["tiny", "--workdir", "{tmp}/w", "--data.source", "shape"], "unknown data source"),
         (["tiny", "--workdir", "{tmp}/w", "--export", "/dev/null/x"], "/dev/null/x"),
         (["tiny", "--workdir", "{tmp}/w", "--objective.autoencoder", "{tmp}"], "no autoencoder"),
+        (["finetune", "--workdir", "{tmp}/w"], "'folder:' names nothing"),
+        (
+            ["lora", "--data.batch-size", "8", "--workdir", "{tmp}/w", "--export", "{tmp}/x"],
+            "NAME.safetensors",
+        ),
+        (["lora", "--objective.method.rank", "0"], "objective.method.rank must be at least 1"),
+        (["controlnet", "--data.no-conditioning"], "a ControlNet needs data.conditioning"),
+        (["finetune", "--objective.prior.prompt", "a dog"], "objective.prior.prompt needs"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(script, arguments, message, tmp_path, capsys):
