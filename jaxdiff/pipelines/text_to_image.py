@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from jaxdiff.convert import Model, load_model, model_hash
 from jaxdiff.convert.lora import Lora
 from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.diffusion.prediction import PREDICTIONS
 from jaxdiff.errors import choose
 from jaxdiff.models import ControlNetConfig
 from jaxdiff.pipelines import extras
@@ -107,6 +108,8 @@ class TextToImage:
           UserError: a file is missing, truncated or does not fit, or the dtype is unknown.
         """
         choose("dtype", dtype, DTYPES)
+        if prediction is not None:
+            choose("prediction", prediction, PREDICTIONS)
         options = {"dtype": DTYPES[dtype], "prediction": prediction, "tokenizer_dir": tokenizer_dir}
         model = load_model(where, Tokenizer.load, **options)
         names = {"name": Path(where).resolve().stem, "digest": model_hash(where)}
