@@ -6,10 +6,11 @@
     unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight    older
 
 With underscores for dots, every layout calls a layer by one of few names. These are looked up in a
-table made of the network's own parameters, since an underscored name alone does not say where its
+table made of the network's own layers, since an underscored name alone does not say where its
 dots were.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from jaxdiff.convert.model import Model
 from jaxdiff.convert.names import Rules, torch_key
 from jaxdiff.convert.single_file_names import renamed, skeleton, unet_names
 from jaxdiff.errors import UserError
+from jaxdiff.models import TextEncoderConfig, UNetConfig, parameter_shapes
 
 UNET = "unet"
 TEXT_PREFIX = "text_model."  # before the names of a text encoder's layers, in every layout
@@ -104,9 +106,12 @@ def split_key(key: str, towers: Sequence[str]) -> LoraKey | None:
 
 
 def kernel_shapes(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
-    """By part, the shapes of a model's kernels by the paths of their modules."""
-    trees = {UNET: model.unet_params, **{tower.name: tower.params for tower in model.text}}
-    return {part: _kernel_shapes(tree) for part, tree in trees.items()}
+    """By part, the shapes of a model's kernels by the paths of their modules.
+
+    They follow from the configurations: a model may come without its parameters.
+    """
+    configs = {UNET: model.unet_config, **{tower.name: tower.config for tower in model.text}}
+    return {part: _kernel_shapes(config) for part, config in configs.items()}
 
 
 def layer_names(model: Model) -> dict[str, dict[str, str]]:
@@ -203,8 +208,9 @@ def _single_file_names(paths: Iterable[str], model: Model) -> dict[str, str]:
     return {path: name.replace(".", "_") for path, name in named.items() if name is not None}
 
 
-def _kernel_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = tree_flatten_with_path(tree)
+@functools.cache  # tracing a network of full size takes seconds
+def _kernel_shapes(config: UNetConfig | TextEncoderConfig) -> dict[str, tuple[int, ...]]:
+    leaves, _ = tree_flatten_with_path(parameter_shapes(config))
     named = {"/".join(entry.key for entry in path): leaf for path, leaf in leaves}
     return {
         path.removesuffix("/kernel"): tuple(leaf.shape)

@@ -105,6 +105,18 @@ def test_diffusers_layout_is_the_same_change(tiny_model, tmp_path, mid):
     assert_same(load_lora(tmp_path / "b.safetensors", tiny_model), again)
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_a_model_without_parameters_will_do(tiny_model, lora, tmp_path, layout):
+    """Pipelines keep the parameters elsewhere."""
+    text = tuple(tower._replace(params={}) for tower in tiny_model.text)
+    bare = dataclasses.replace(tiny_model, unet_params={}, vae_params={}, text=text)
+    save_lora(tmp_path / "whole.safetensors", lora, tiny_model, layout=layout)
+    save_lora(tmp_path / "bare.safetensors", lora, bare, layout=layout)
+    again = load_lora(tmp_path / "bare.safetensors", bare)
+    assert_same(again, load_lora(tmp_path / "whole.safetensors", tiny_model))
+    assert all(again.parts.values())
+
+
 def test_names_are_those_of_the_trainers(kohya, tiny_model, lora, tmp_path):
     arrays = load_file(kohya)
     block = "down_blocks_0_attentions_0_transformer_blocks_0"
