@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxdiff.convert import Model
 from jaxdiff.diffusion.prediction import Net
@@ -126,7 +126,7 @@ def _added(
     rows = text.context.shape[0]
     if networks.model.family.startswith("sdxl-refiner"):
         prompt, other = AESTHETIC_SCORES
-        scores = jnp.where(jnp.arange(rows) < rows // 2, prompt, other)
+        scores = jnp.where(_prompted(networks, rows), prompt, other)
         ids = size_conditioning(size, (0, 0), aesthetic_score=scores)
     else:
         ids = size_conditioning(size, (0, 0), size)
@@ -141,7 +141,10 @@ def _steer(
     x_t: Array,
     timestep: Array,
 ) -> ControlResiduals | None:
-    """What the ControlNets add; one that is off at this timestep is not computed."""
+    """What the ControlNets add; one that is off at this timestep is not computed.
+
+    One that pools over the picture steers the prompts' rows alone.
+    """
     parts = []
     for i, (config, image, dial) in enumerate(
         zip(networks.controlnets, given.images, given.dials, strict=True)
@@ -157,7 +160,11 @@ def _steer(
                 image,
                 sizes,
             )
-            return scale_residuals(residuals, _row_weights(config, dial, timestep.shape[0]))
+            rows = timestep.shape[0]
+            steered = _prompted(networks, rows) if config.global_pool_conditions else True
+            return scale_residuals(
+                residuals, jnp.broadcast_to(jnp.where(steered, dial.weight, 0.0), (rows,))
+            )
 
         now = timestep[0]
         on = (now > dial.low) & (now <= dial.high) & (dial.weight != 0)
@@ -165,10 +172,9 @@ def _steer(
     return add_residuals(parts) if parts else None
 
 
-def _row_weights(config: ControlNetConfig, dial: Dial, rows: int) -> Array:
-    """The weight of each row; one that pools over the picture steers the prompts' half alone."""
-    steered = jnp.arange(rows) < (rows // 2 if config.global_pool_conditions else rows)
-    return jnp.where(steered, dial.weight, 0.0)
+def _prompted(networks: Networks, rows: int) -> Bool[Array, " R"]:
+    """Which rows are those of the prompts: all of a network that is called for them alone."""
+    return jnp.arange(rows) < (rows if networks.guided_inside else rows // 2)
 
 
 def _zeros_like(call: Callable[[], Any]) -> Callable[[], Any]:
