@@ -24,22 +24,7 @@ _PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 _SPACINGS = ("leading", "trailing", "linspace")
 
 # Schedulers that describe the same discrete process; the sampler is the user's choice, not theirs.
-_VP_CLASSES = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-)
+_VP_CLASSES = tuple(options.VP_SPACINGS)
 _FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
 _EDM_CLASS = "EDMEulerScheduler"
 
@@ -221,7 +206,10 @@ def _fields(
 
 
 def _spacing(config: dict[str, Any], source: str) -> str:
-    spacing = config.get("timestep_spacing", "leading")
+    name = config["_class_name"]
+    if name == options.FEW_STEPS_CLASS:  # it reads no option of spacing
+        return options.VP_SPACINGS[name]
+    spacing = config.get("timestep_spacing", options.VP_SPACINGS[name])
     choose(f"timestep_spacing in {source}", spacing, _SPACINGS)
     if config.get("use_karras_sigmas"):
         return "karras"

@@ -5,6 +5,27 @@ VP is every scheduler of a discrete variance-preserving process; what no table n
 
 from jaxdiff.convert.configs import ANY
 
+FEW_STEPS_CLASS = "LCMScheduler"
+# Every scheduler of a discrete process, and the grid that it visits where its file names none.
+# Two have grids of their own, which `trailing` comes closest to: it starts at the last level, too,
+# and for 4 steps of 1000 visits 999 749 499 249. LCM, whatever its file says, takes every n-th of
+# the 50 levels that it was distilled on: 999 759 499 259. DPMSolverSinglestep: 999 749 500 250.
+VP_SPACINGS = {
+    "DDIMScheduler": "leading",
+    "DDPMScheduler": "leading",
+    "DEISMultistepScheduler": "linspace",
+    "DPMSolverMultistepScheduler": "linspace",
+    "DPMSolverSinglestepScheduler": "trailing",
+    "EulerAncestralDiscreteScheduler": "linspace",
+    "EulerDiscreteScheduler": "linspace",
+    "HeunDiscreteScheduler": "linspace",
+    "KDPM2AncestralDiscreteScheduler": "linspace",
+    "KDPM2DiscreteScheduler": "linspace",
+    FEW_STEPS_CLASS: "trailing",
+    "LMSDiscreteScheduler": "linspace",
+    "PNDMScheduler": "leading",
+    "UniPCMultistepScheduler": "linspace",
+}
 # Options besides those of `NoiseConfig`: the value implemented here, or ANY where the option says
 # how a sampler is to go about it, which is the user's choice and not the model's.
 VP_IMPLIED = {

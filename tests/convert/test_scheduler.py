@@ -8,11 +8,13 @@ import pytest
 from jaxdiff.convert.scheduler import (
     _EDM_CLASS,
     _FLOW_CLASS,
+    _SPACINGS,
     _VP_CLASSES,
     NoiseConfig,
     from_scheduler_config,
     to_scheduler_config,
 )
+from jaxdiff.diffusion.grids import grid_times
 from jaxdiff.errors import UserError
 
 NOISES = {
@@ -59,6 +61,13 @@ def test_what_has_no_scheduler_is_refused(prediction):
 def test_karras_schedules_are_the_default_grid():
     config = to_scheduler_config(NOISES["sd1"]) | {"use_karras_sigmas": True}
     assert from_scheduler_config(config).spacing == "karras"
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_karras_sigmas": True}])
+def test_few_steps_start_at_the_last_level_whatever_the_file_says(changes):
+    config = to_scheduler_config(NOISES["sd1"]) | {"_class_name": "LCMScheduler"} | changes
+    assert config["timestep_spacing"] == "leading"
+    assert from_scheduler_config(config).spacing == "trailing"
 
 
 VP = to_scheduler_config(NOISES["sd1"])
@@ -110,6 +119,27 @@ def test_alphas_are_those_of_diffusers(name):
     process = NOISES[name].process()
     np.testing.assert_allclose(process.alpha(t) ** 2, alpha_bar, rtol=2e-5, atol=1e-9)
     np.testing.assert_allclose(process.timestep(t), np.arange(1000), atol=1e-9)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", _VP_CLASSES)
+def test_an_absent_spacing_is_that_of_diffusers(name):
+    """Of the two classes that have no such option, or do not use it: the closest grid."""
+    import diffusers
+
+    theirs = getattr(diffusers, name)()
+    spacing = from_scheduler_config({"_class_name": name}).spacing
+    if name not in ("LCMScheduler", "DPMSolverSinglestepScheduler"):
+        assert spacing == theirs.config.timestep_spacing
+        return
+    theirs.set_timesteps(4)
+    levels = theirs.timesteps.numpy()
+    process = NOISES["sd1"].process()
+    ours = {kind: process.timestep(grid_times(process, kind, 4)[:-1]) for kind in _SPACINGS}
+    off = {kind: np.abs(ours[kind] - levels).max() for kind in ours}
+    assert spacing == min(off, key=off.get)
+    assert ours[spacing][0] == pytest.approx(levels[0])
+    assert levels[0] == 999
 
 
 @pytest.mark.parity
