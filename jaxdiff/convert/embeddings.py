@@ -86,6 +86,7 @@ def save_embedding(path: str | Path, embedding: Embedding, dtype: DTypeLike = np
     else:
         tensors = {key: embedding.vectors[tower] for key, tower in _TOWERS.items()}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, dtype, {_TOKEN: embedding.token})
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

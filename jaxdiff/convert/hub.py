@@ -36,7 +36,7 @@ def locate(where: str | Path, variant: str | None = None) -> Path:
     if not re.fullmatch(_NAME, str(where)) or path.parent.is_dir() or path.suffix in _FILES:
         raise UserError(
             f"{where} does not exist; give a model directory, a .safetensors file or OWNER/NAME "
-            "on the Hugging Face hub with --model"
+            "on the Hugging Face hub"
         )
     return _fetch(str(where), variant)
 
@@ -106,7 +106,7 @@ def _fetch(name: str, variant: str | None) -> Path:
         raise UserError(
             f"{name} is not in the Hugging Face cache, and the hub cannot be reached "
             f"({type(error).__name__}); where it can, run: hf download {name} --include '*.json' "
-            f"'*.txt' '{files}' --local-dir DIR; then copy DIR here and give it with --model DIR"
+            f"'*.txt' '{files}' --local-dir DIR; then copy DIR here and give DIR instead"
         ) from error
 
 

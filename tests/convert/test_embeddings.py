@@ -87,7 +87,7 @@ def test_rows_that_no_token_uses_are_taken_first(models):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_a_file_comes_back(tmp_path, dtype):
-    path = tmp_path / "learned_embeds.safetensors"
+    path = tmp_path / "made" / "learned_embeds.safetensors"
     one = Embedding("<x>", {"text_encoder": vectors(2).astype(dtype)})
     save_embedding(path, one, dtype)
     again = load_embedding(path)
@@ -158,7 +158,7 @@ def test_files_that_do_not_fit(models, tmp_path):
         load_embedding(tmp_path / "x.pt")
     embedding = Embedding("<x>", {"text_encoder": vectors(1)})
     with pytest.raises(UserError, match="cannot be written"):
-        save_embedding(tmp_path / "none" / "x.safetensors", embedding)
+        save_embedding(path / "below.safetensors", embedding)
     with pytest.raises(UserError, match="not finite"):
         save_embedding(path, Embedding("<x>", {"text_encoder": vectors(1) * np.inf}))
 
