@@ -111,7 +111,7 @@ class Engine:
     def _shared(self, job: Job) -> Shared:
         settings, noise = job.settings, self.networks.model.noise
         masked, nets = job.layout.mask is not None, len(self.networks.controlnets)
-        given = job.layout.init is not None and job.sample is None
+        given = job.layout.init is not None
         first = plan.first_pass(
             noise,
             settings,

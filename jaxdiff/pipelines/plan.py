@@ -27,7 +27,8 @@ def first_pass(
 ) -> Pass:
     """The pass from noise, or the last part of it, from a picture.
 
-    With a picture, the last int(N strength) of N steps, as in diffusers.
+    With a picture, the last int(N strength) of N steps, as in diffusers; of a span, those among
+    them.
 
     Args:
       noise: the model's.
@@ -36,11 +37,15 @@ def first_pass(
       masked: whether only a part is drawn.
       controlnets: how many there are.
       span: from which to which share of the way to go, where two models share it.
+
+    Raises:
+      UserError: the strength takes no step and is not 0, or ControlNets and weights differ in
+        number.
     """
     grid = _grid(noise, settings)
     start, stop = (_split(noise.process(), grid, share) for share in span)
     if strength is not None:
-        start = grid.n - taken(settings.num_steps, strength)
+        start = max(start, grid.n - taken(settings.num_steps, strength, "strength"))
     partial = strength is not None or span != (0.0, 1.0)
     count = max(stop - start, 0)
     dials = _dials(noise.process(), grid, start, count, settings, controlnets)
@@ -52,14 +57,23 @@ def first_pass(
 def second_pass(noise: NoiseConfig, settings: Settings, controlnets: int) -> Pass:
     """The pass over the enlarged picture."""
     grid = _grid(noise, settings)
-    count = taken(settings.num_steps, settings.hires_strength)
+    count = taken(settings.num_steps, settings.hires_strength, "hires strength")
     dials = _dials(noise.process(), grid, grid.n - count, count, settings, controlnets)
     return Pass(last_steps(grid, count), np.int32(count), np.bool_(False), dials)
 
 
-def taken(num_steps: int, strength: float) -> int:
-    """How many of the steps a strength takes."""
-    return min(int(num_steps * strength), num_steps)
+def taken(num_steps: int, strength: float, name: str) -> int:
+    """How many of the steps a strength takes: int(N strength), as in diffusers.
+
+    Raises:
+      UserError: it is not 0, and takes none.
+    """
+    count = min(int(num_steps * strength), num_steps)
+    if count == 0 and strength > 0:
+        raise UserError(
+            f"{name} {strength:g} takes none of {num_steps} steps; give 0, or at least 1/{num_steps}"
+        )
+    return count
 
 
 def shown_steps(count: int) -> np.ndarray:
