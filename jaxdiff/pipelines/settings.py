@@ -39,7 +39,8 @@ class Settings:
     clip_skip: int = 0
     """Layers of the text encoder to leave out at its end; another number compiles again."""
     max_chunks: int = 4
-    """How often a prompt may fill the text encoder's length; what is beyond is cut."""
+    """How often a prompt may fill the text encoder's length; what is beyond is cut. 1 for encoders
+    of fewer than CLIP's 77 tokens."""
     strength: float | None = None
     """Share of the steps that a picture given is redrawn by; None is 0.8, or 1 with a mask."""
     outpaint: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -102,6 +103,7 @@ _AT_LEAST = {
 }
 _WORDS = {"num_steps": "steps", "clip_skip": "clip skip", "hires_scale": "hires scale"}
 _LARGEST_SCALE = 8
+_CLIP_LENGTH = 77
 
 
 def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
@@ -117,20 +119,25 @@ def wish_of(settings: Settings) -> Wish:
 def default_settings(model: Model) -> Settings:
     """The library's defaults, the model's noise schedule, and what the model's card recommends.
 
-    A checkpoint that says nothing of itself is Stable Diffusion's, and gets what is usual there.
+    Where the card says nothing, the model gets what is usual for its family.
 
     Raises:
       UserError: the card recommends an unknown setting, or a value out of range.
     """
-    usual = {} if model.meta else _usual(model)
     recommended = model.meta.get("sampling", {})
     for name in recommended:
         choose("setting in jaxdiff.json", name, [f.name for f in dataclasses.fields(Settings)])
-    return with_changes(Settings(schedule=model.noise.spacing), usual | recommended)
+    return with_changes(Settings(schedule=model.noise.spacing), _usual(model) | recommended)
 
 
 def _usual(model: Model) -> dict[str, Any]:
-    """Guidance as `diffusers` has it by default for this family; LCM's few steps."""
+    """Guidance as `diffusers` has it by default for this family; LCM's few steps.
+
+    Joining chunks is a habit of CLIP's users; encoders of shorter texts are a model's own, which
+    never saw more than one chunk.
+    """
+    short = any(tower.config.max_position_embeddings < _CLIP_LENGTH for tower in model.text)
+    usual = {"max_chunks": 1} if short else {}
     if model.unet_config.time_cond_proj_dim is not None:
-        return {"guidance_scale": 8.5, "sampler": "lcm", "num_steps": 4}
-    return {"guidance_scale": 5.0 if model.family.startswith("sdxl") else 7.5}
+        return {**usual, "guidance_scale": 8.5, "sampler": "lcm", "num_steps": 4}
+    return {**usual, "guidance_scale": 5.0 if model.family.startswith("sdxl") else 7.5}

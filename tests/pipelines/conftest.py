@@ -49,7 +49,9 @@ def make_pipe(tiny_model, inpaint_model, tiny_controlnet):
     """Name of a task -> a pipeline for it."""
 
     def make(name):
-        pipe = TextToImage(inpaint_model if name == "inpaint" else tiny_model)
+        model = inpaint_model if name == "inpaint" else tiny_model
+        meta = model.meta | {"sampling": {"max_chunks": 4}}
+        pipe = TextToImage(dataclasses.replace(model, meta=meta))
         for _ in range({"control": 2}.get(name, 0)):
             pipe.add_controlnet(tiny_controlnet)
         return pipe

@@ -146,7 +146,7 @@ def test_a_recipe_says_what_went_in(pipe, lora_file, photo, mask):
     assert (used["name"], used["weight"]) == ("style.safetensors", 0.5)
     plain = pipe.recipe("cat", 1)
     assert plain.strength is None and not plain.init_image and not plain.loras
-    assert pipe.recipe("cat " * 30, 1).max_chunks == 3
+    assert pipe.recipe("cat " * 30, 1, max_chunks=4).max_chunks == 3
     hires = pipe.recipe("cat", 1, hires_scale=1.3)
     assert (hires.width, hires.height, hires.hires_from) == (20, 20, (16, 16))
 
