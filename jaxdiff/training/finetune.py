@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxdiff.convert import Model, load_model, model_hash
+from jaxdiff.convert import Model, NoiseConfig, load_model, model_hash
 from jaxdiff.data.sources import Source, make_source
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
@@ -59,7 +59,9 @@ def finetune_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
     """
     config: FinetuneObjective = run.objective
     model = _load(run)
-    draw_prior(run, model)
+    noise = _asked_noise(config, model.noise)
+    draw_prior(run, model)  # by the model as it is: it predicts what it was trained to
+    model = dataclasses.replace(model, noise=noise)
     trained = METHODS[type(config.method)](run, model, source)
     model = trained.model
     vae = Autoencoder(model.vae_config, jnp.dtype(run.dtype))
@@ -123,7 +125,7 @@ def finetune_loss(run: TrainConfig, trained: Trained, vae: Autoencoder) -> LossF
 
 
 def _load(run: TrainConfig) -> Model:
-    """The model to train, with the noise that the config asks for.
+    """The model to train, as it is.
 
     Frozen networks are held in the compute type; what is trained whole, in float32.
     """
@@ -148,6 +150,17 @@ def _load(run: TrainConfig) -> Model:
             config.model,
             own,
         )
+    return model
+
+
+def _asked_noise(config: FinetuneObjective, noise: NoiseConfig) -> NoiseConfig:
+    """The model's noise with what the config changes.
+
+    A last level of pure noise is of use to sampling that begins there, as the grid "trailing" does
+    (Lin et al. 2023, section 3.3).
+    """
     asked = {"prediction": config.prediction, "zero_terminal_snr": config.zero_terminal_snr}
     given = {name: value for name, value in asked.items() if value is not None}
-    return dataclasses.replace(model, noise=dataclasses.replace(model.noise, **given))
+    if config.zero_terminal_snr and not noise.zero_terminal_snr:
+        given["spacing"] = "trailing"
+    return dataclasses.replace(noise, **given)

@@ -214,6 +214,16 @@ def test_pictures_of_the_class_are_drawn_once(finetune_run, tmp_path):
         build(run, tmp_path)
 
 
+def test_pictures_of_the_class_are_drawn_by_the_model_as_it_is(finetune_run, tmp_path):
+    drawn = []
+    for name, prediction in (("as it is", None), ("changed", "v")):
+        prior = PriorConfig(folder=tmp_path / name, prompt="a toy", count=1)
+        changes = {"method": FullMethod(), "prior": prior, "prediction": prediction}
+        build(with_objective(finetune_run, **changes), tmp_path)
+        drawn.append((tmp_path / name / "prior-000000.png").read_bytes())
+    assert drawn[0] == drawn[1]
+
+
 def test_the_noise_can_be_changed_and_is_exported(finetune_run, tmp_path):
     run = with_objective(
         finetune_run,
@@ -227,6 +237,7 @@ def test_the_noise_can_be_changed_and_is_exported(finetune_run, tmp_path):
     objective.export(tmp_path / "out", objective.init(jax.random.key(0)), {})
     noise = load_model(tmp_path / "out").noise
     assert noise.zero_terminal_snr and noise.prediction == "v"
+    assert noise.spacing == "trailing"  # the grid that begins at the last level
     with pytest.raises(UserError, match="use 'v'"):
         build(with_objective(run, prediction="eps"), tmp_path)
 
