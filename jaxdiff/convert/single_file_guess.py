@@ -117,21 +117,33 @@ def _layout(parts: Parts, family: Family, prediction: PredictionName) -> Layout:
         "vae": autoencoder_config(vae, family.pixels, family.scaling_factor),
         **texts,
     }
-    noise = NoiseConfig(
-        "scaled_linear",
-        *family.betas,
-        prediction=prediction,
-        zero_terminal_snr=ZERO_SNR_MARKER in parts.markers and prediction == "v",
-        spacing="leading",
-        steps_offset=1,
-    )
-    options = {"meta": {"sampling": dict(FEW_STEPS)}} if unet.time_cond_proj_dim else {}
+    few_steps = unet.time_cond_proj_dim is not None
+    noise = _noise(parts, family, prediction, few_steps)
+    options = {"meta": {"sampling": dict(FEW_STEPS)}} if few_steps else {}
     if family is _UPSCALER:
         low_res = dataclasses.replace(noise, prediction="eps", steps_offset=0)
         options["low_res_noise"] = low_res
     if family is _SDXL:
         options["zero_empty_prompt"] = True
     return Layout(configs, {}, noise, options)
+
+
+def _noise(
+    parts: Parts, family: Family, prediction: PredictionName, few_steps: bool
+) -> NoiseConfig:
+    """The family's noise; sampling starts at its last level where the model was trained for that.
+
+    Such are models distilled to few steps and those of zero terminal SNR (Lin et al. 2023).
+    """
+    zero_snr = ZERO_SNR_MARKER in parts.markers and prediction == "v"
+    return NoiseConfig(
+        "scaled_linear",
+        *family.betas,
+        prediction=prediction,
+        zero_terminal_snr=zero_snr,
+        spacing="trailing" if zero_snr or few_steps else "leading",
+        steps_offset=1,
+    )
 
 
 def _penultimate(tensors: Mapping[str, Stored], layers: int) -> int:

@@ -98,6 +98,12 @@ def test_stable_diffusion_1(load):
     assert "Stable Diffusion 1, 512 pixels, prediction eps (if" in model.notes[0]
 
 
+def test_a_model_for_few_steps_is_sampled_from_its_last_level(load):
+    model = load(_tensors(dataclasses.replace(UNetConfig(), time_cond_proj_dim=256), *SD1[1:]))
+    assert model.noise == dataclasses.replace(NOISE, spacing="trailing")
+    assert model.meta["sampling"]["sampler"] == "lcm"
+
+
 def _with_spread(tensors, spread):
     """With the bias by which 768-pixel models are known."""
     name = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -152,7 +158,10 @@ def test_sdxl_and_its_markers(load, zero_snr):
     """ComfyUI's empty tensors for v-prediction and zero terminal SNR; both are written again."""
     noise = NOISE
     if zero_snr is not None:
-        noise = dataclasses.replace(NOISE, prediction="v", zero_terminal_snr=zero_snr)
+        spacing = "trailing" if zero_snr else "leading"
+        noise = NoiseConfig(
+            "scaled_linear", prediction="v", zero_terminal_snr=zero_snr, spacing=spacing
+        )
     tensors = _tensors(*SDXL, noise)
     assert ("v_pred" in tensors, "ztsnr" in tensors) == (zero_snr is not None, bool(zero_snr))
     model = load(tensors)
