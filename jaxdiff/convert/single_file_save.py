@@ -15,6 +15,8 @@ from jaxdiff.convert.single_file_text import TEXT_MODEL, to_open_clip
 from jaxdiff.convert.tensors import Tensor, require_safetensors, write_tensors
 from jaxdiff.errors import UserError
 
+_MARKERS = {V_MARKER, ZERO_SNR_MARKER}
+
 
 def save_single_file(path: str | Path, model: Model, dtype: DTypeLike | None = np.float16) -> None:
     """Write a model as one file, whole or not at all; an old file of that name is replaced.
@@ -32,21 +34,27 @@ def save_single_file(path: str | Path, model: Model, dtype: DTypeLike | None = n
     names = unet_names(skeleton(model.unet_config))
     unet = to_torch(model.unet_params, linear_projection=linear)
     vae = vae_file.to_single_file(to_torch(model.vae_params), model.vae_config)
-    tensors: dict[str, Tensor] = dict(model.unused)
+    markers = _markers(model)
+    unused = {name: array for name, array in model.unused.items() if name not in _MARKERS}
+    tensors: dict[str, Tensor] = unused | markers
     tensors |= {UNET_PREFIX + (renamed(key, names) or key): unet[key] for key in unet}
     tensors |= {vae_file.PREFIX + key: array for key, array in vae.items()}
     for tower in model.text:
         tensors |= _tower_tensors(tower, model.family)
-    if model.family.startswith("sdxl") and model.noise.prediction == "v":
-        tensors[V_MARKER] = np.zeros(0, np.float32)
-        if model.noise.zero_terminal_snr:
-            tensors[ZERO_SNR_MARKER] = np.zeros(0, np.float32)
-    markers = {V_MARKER, ZERO_SNR_MARKER}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, tensors, dtype, model_header(model), keep={*model.unused, *markers})
+        write_tensors(path, tensors, dtype, model_header(model), keep={*unused, *markers})
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _markers(model: Model) -> dict[str, Tensor]:
+    """The empty tensors that tell of the noise: SDXL's, and of others whose file had them."""
+    if model.noise.prediction != "v":
+        return {}
+    names = [V_MARKER] if model.family.startswith("sdxl") or V_MARKER in model.unused else []
+    names += [ZERO_SNR_MARKER] if names and model.noise.zero_terminal_snr else []
+    return {name: model.unused.get(name, np.zeros(0, np.float32)) for name in names}
 
 
 def _tower_tensors(tower: TextTower, family: str) -> dict[str, Tensor]:

@@ -197,6 +197,18 @@ def test_what_the_user_says_of_the_prediction_counts(file, tiny_model_dir):
         assert load_model(where, prediction="eps").noise.prediction == "eps"
 
 
+@pytest.mark.parametrize(("prediction", "kept"), [("v", {"v_pred"}), ("eps", set())])
+def test_markers_tell_of_the_noise_and_not_of_the_file_read(tiny_model, tmp_path, prediction, kept):
+    """As for a file of v-prediction for which the user says otherwise."""
+    noise = dataclasses.replace(tiny_model.noise, prediction=prediction)
+    read = {name: np.zeros(0, np.float16) for name in ("v_pred", "ztsnr", "other")}
+    save_single_file(
+        tmp_path / "x.safetensors", dataclasses.replace(tiny_model, noise=noise, unused=read)
+    )
+    found = read_tensors([tmp_path / "x.safetensors"])
+    assert found.keys() & read.keys() == kept | {"other"}
+
+
 def test_a_failed_save_leaves_the_old_file(file, tiny_model):
     before = file.read_bytes()
     spoilt = jax.tree.map(lambda leaf: leaf * np.float32(1e6), tiny_model.unet_params)
