@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdiff.bpe_bytes import byte_symbols
 from jaxdiff.convert import hub
 from jaxdiff.convert.layout import LoadTokenizer, tokenizer_folder
 from jaxdiff.convert.tensors import read_json, write_json
@@ -37,7 +38,6 @@ _ON_THE_HUB = (
 _PACKAGES = ("open_clip", "clip")
 _MERGES = "bpe_simple_vocab_16e6.txt.gz"
 _NUM_MERGES = 49152 - 256 - 2  # how many of the file's lines CLIP uses (Radford et al. 2021)
-_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 
 
 class TokenizerFiles:
@@ -156,8 +156,7 @@ def _from_package(folder: Path) -> str | None:
 def _write_files(folder: Path, text: str) -> None:
     """vocab.json and merges.txt of CLIP: bytes, bytes at a word's end, merges, start and end."""
     merges = text.split("\n")[1 : _NUM_MERGES + 1]
-    symbols = [chr(byte) for byte in _PRINTABLE]
-    symbols += [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
+    symbols = byte_symbols()
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     tokens += ["".join(merge.split()) for merge in merges] + [_START, _END]
     vocabulary = {token: i for i, token in enumerate(tokens)}

@@ -22,12 +22,12 @@ import tokenizers
 from jaxtyping import Int32
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, trainers
 
+from jaxdiff.bpe_bytes import byte_symbols
 from jaxdiff.data.tokenizer_files import (
     BOS,
     EOS,
     WORD_END,
     Files,
-    byte_symbols,
     read_files,
     write_files,
 )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken
 
+from jaxdiff.bpe_bytes import byte_symbols
 from jaxdiff.errors import UserError
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -19,7 +20,6 @@ WORD_END = "</w>"
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
-_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 
 
 class Files(NamedTuple):
@@ -35,13 +35,6 @@ class Files(NamedTuple):
     """The token to pad with."""
     added: tuple[AddedToken, ...]
     """Tokens that are found in a text before it is cut into words; start and end are such."""
-
-
-def byte_symbols() -> list[str]:
-    """The character that stands for each byte, in CLIP's order of numbers: printable ones first."""
-    return [chr(byte) for byte in _PRINTABLE] + [
-        chr(256 + index) for index in range(256 - len(_PRINTABLE))
-    ]
 
 
 def read_files(folder: Path | str) -> Files:
