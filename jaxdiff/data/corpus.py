@@ -35,7 +35,8 @@ class Source(Protocol):
 class Corpus(Source, Protocol):
     """A source that knows its captions and which pictures were left out, and why.
 
-    One that can say cheaply which pictures it has does so by `fingerprint() -> str`.
+    One that can say cheaply which pictures it has does so by `fingerprint() -> str`; one with
+    conditioning pictures gives one alone by `conditioning(index)`.
     """
 
     skipped: list[str]

@@ -100,9 +100,13 @@ class FolderSource:
         entry = self._entries[index]
         example = {"image": self._decode(entry.name, index), **self.row(index)}
         if self._conditioned:
-            example["conditioning"] = self._decode(entry.conditioning, index)
+            example["conditioning"] = self.conditioning(index)
             self._require_same_aspect(entry)
         return example
+
+    def conditioning(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The example's conditioning picture, decoded; `CorruptImage` if that can not be done."""
+        return self._decode(self._entries[index].conditioning, index)
 
     def _decode(self, name: str, index: int) -> UInt8[np.ndarray, "H W 3"]:
         height, width = self._shape(index)

@@ -9,6 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxdiff.data.corpus import Corpus, Example, skip
 from jaxdiff.data.images import CorruptImage
@@ -24,7 +25,7 @@ class MemorySource:
     """
 
     def __init__(self, source: Corpus, resolution: int, *, strict: bool = False):
-        self.skipped = list(source.skipped)
+        self._source, self.skipped = source, list(source.skipped)
         self.rows: list[Example] = []
         shapes, kept = getattr(source, "shapes", None), []
         images = [None] * len(source) if shapes is not None else None
@@ -50,7 +51,7 @@ class MemorySource:
         if self.skipped:
             total = len(kept) + len(self.skipped)
             log.warning("skipped %d of %d pictures", len(self.skipped), total)
-        self.images = images[: len(kept)]
+        self.images, self._kept = images[: len(kept)], kept
         self.shapes = None if shapes is None else shapes[kept]
 
     def __len__(self) -> int:
@@ -65,9 +66,16 @@ class MemorySource:
         """The example without its image."""
         return self.rows[index]
 
+    def conditioning(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The example's conditioning picture."""
+        return self.rows[index]["conditioning"]
+
     def fingerprint(self) -> str:
-        """Hash of all pixels, in order."""
-        return _pixel_hash(self.images)
+        """As a `LazySource` of the same pictures says, unless some were left out."""
+        files = _file_hash(self._source)
+        if files is None or len(self._kept) == len(self._source):
+            return files or _pixel_hash(self.images)
+        return hashlib.sha256(f"{files} {self._kept}".encode()).hexdigest()
 
 
 class LazySource:
@@ -126,13 +134,22 @@ class LazySource:
         """The example without its picture; a corrupt one still has its caption."""
         return self._source.row(index)
 
+    def conditioning(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The conditioning picture of the example at `index` itself; nothing else is decoded."""
+        return self._source.conditioning(index)
+
     def fingerprint(self) -> str:
         """Hash of what its files hold, if the source can say; else of all pixels."""
-        cheap = getattr(self._source, "fingerprint", None)
-        if cheap is not None:
-            return cheap()
+        if files := _file_hash(self._source):
+            return files
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return _pixel_hash(pool.map(lambda index: self[index]["image"], range(len(self))))
+
+
+def _file_hash(source: Corpus) -> str | None:
+    """Hash of what the source's files hold, if it can say."""
+    cheap = getattr(source, "fingerprint", None)
+    return None if cheap is None else cheap()
 
 
 def _pixel_hash(images) -> str:  # noqa: ANN001 (any iterable of arrays)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.data import folder
 from jaxdiff.data.images import CorruptImage, decode_image, encode_png, square
 from jaxdiff.data.pipeline import DataConfig, make_batches, make_source
 from jaxdiff.data.sources import captions_of
@@ -312,3 +313,27 @@ def test_a_fingerprint_changes_with_a_pixel_and_with_the_order(pictures, memory_
     lines = (pictures / "metadata.jsonl").read_text().splitlines()
     (pictures / "metadata.jsonl").write_text("\n".join(reversed(lines)))
     assert len({before, after, fingerprint()}) == 3
+
+
+def test_a_fingerprint_does_not_depend_on_where_pictures_are_kept(pictures):
+    def fingerprints():
+        opened = [make_source(config(pictures, memory_mb=mb)) for mb in (0, 100)]
+        return [source.fingerprint() for source in opened]
+
+    lazy, memory = fingerprints()
+    assert lazy == memory
+    (pictures / "2.png").write_bytes(b"no picture")  # left out in memory, replaced otherwise
+    lazy, memory = fingerprints()
+    assert lazy != memory
+
+
+@pytest.mark.parametrize("memory_mb", [0, 100])
+def test_a_conditioning_picture_is_read_alone(conditioned, memory_mb, monkeypatch):
+    source = make_source(config(conditioned, conditioning=True, memory_mb=memory_mb))
+    expected, read = source[3]["conditioning"], []
+    decode = folder.decode_image
+    monkeypatch.setattr(
+        folder, "decode_image", lambda path, **kw: read.append(path.name) or decode(path, **kw)
+    )
+    np.testing.assert_array_equal(source.conditioning(3), expected)
+    assert len(read) == (0 if memory_mb else 1)
