@@ -15,7 +15,11 @@ from numpy.typing import DTypeLike
 from jaxdiff.convert import hub
 from jaxdiff.convert.configs import CONTROLNET, read_config, write_config
 from jaxdiff.convert.merge import Params, from_torch, parameter_shapes, to_torch
-from jaxdiff.convert.replacing import replace_directory
+from jaxdiff.convert.replacing import (
+    replace_directory,
+    require_writable,
+    require_writable_file,
+)
 from jaxdiff.convert.single_file_header import packed, unpack
 from jaxdiff.convert.single_file_names import (
     CONTROLNET_PREFIX,
@@ -39,7 +43,7 @@ from jaxdiff.convert.weight_files import DIFFUSERS_STEM, weight_files
 from jaxdiff.errors import UserError
 from jaxdiff.models import ControlNetConfig
 
-_CONFIG = "config.json"
+_CONFIG, _KIND = "config.json", "ControlNet's folder"
 _THEIRS, _OURS = "input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"
 # Files that change a UNet in other ways, by a tensor in them.
 _REFUSED = {
@@ -104,7 +108,22 @@ def save_controlnet(
         write_config(staged / _CONFIG, config)
         write_tensors(staged / f"{DIFFUSERS_STEM}.safetensors", tensors, dtype)
 
-    replace_directory(where, write, replaceable=_replaceable)
+    replace_directory(where, write, replaceable=_replaceable, kind=_KIND)
+
+
+def check_controlnet_writable(where: str | Path) -> None:
+    """Raise what `save_controlnet` would, before there is one to save; writes nothing.
+
+    Args:
+      where: a folder or, where it ends in .safetensors, a single file.
+
+    Raises:
+      UserError: `where` is of the wrong kind, holds something else, or cannot be written.
+    """
+    if Path(where).suffix:
+        require_writable_file(require_safetensors(where))
+    else:
+        require_writable(where, _replaceable, _KIND)
 
 
 def is_controlnet(place: Path) -> bool:

@@ -14,6 +14,7 @@ def replace_directory(
     write: Callable[[Path], None],
     *,
     replaceable: Callable[[Path], bool],
+    kind: str = "model directory",
     carry_over: Callable[[Path, Path], None] | None = None,
 ) -> None:
     """Write a directory in the place of an old one; if that fails, the old one stays.
@@ -22,12 +23,13 @@ def replace_directory(
       directory: its path.
       write: fills an empty directory.
       replaceable: whether an existing directory may be replaced.
+      kind: what such a directory is called.
       carry_over: copies from the old directory to the new one what shall stay.
 
     Raises:
       UserError: `directory` may not be replaced or cannot be written.
     """
-    require_writable(directory, replaceable)
+    require_writable(directory, replaceable, kind)
     target = Path(directory).resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,19 +44,36 @@ def replace_directory(
         raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error
 
 
-def require_writable(directory: str | Path, replaceable: Callable[[Path], bool]) -> None:
+def require_writable(
+    directory: str | Path, replaceable: Callable[[Path], bool], kind: str = "model directory"
+) -> None:
     """Raise what `replace_directory` would before anything is written; writes nothing.
 
     Raises:
       UserError: `directory` is a file, may not be replaced, or cannot be written.
     """
     directory = Path(directory)
-    parent = directory.resolve().parent
-    parent = next(path for path in (parent, *parent.parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{directory} cannot be written: no permission, or no folder, at {parent}")
+    _require_parent(directory)
     if directory.exists() and not (directory.is_dir() and replaceable(directory)):
-        raise UserError(f"{directory} exists and is no model directory; choose another")
+        raise UserError(f"{directory} exists and is no {kind}; choose another")
+
+
+def require_writable_file(path: Path) -> None:
+    """Raise if a file cannot be put there; missing folders are no hindrance. Writes nothing.
+
+    Raises:
+      UserError: `path` is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder; name a file")
+    _require_parent(path)
+
+
+def _require_parent(path: Path) -> None:
+    """Raise unless the nearest folder that is there can be written to."""
+    parent = next(folder for folder in path.resolve().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: no permission, or no folder, at {parent}")
 
 
 def _swap(staged: Path, directory: Path, retired: Path) -> None:

@@ -1,11 +1,13 @@
 """Where a run's result goes: checked before there is one."""
 
-import os
 from pathlib import Path
 
 from jaxdiff.convert import check_writable
+from jaxdiff.convert.controlnet import check_controlnet_writable
+from jaxdiff.convert.replacing import require_writable_file
 from jaxdiff.errors import UserError
 from jaxdiff.training.config import (
+    ControlNetMethod,
     FinetuneObjective,
     LoraMethod,
     TextualInversionMethod,
@@ -25,6 +27,8 @@ def check_export(config: TrainConfig) -> None:
     method = objective.method if isinstance(objective, FinetuneObjective) else None
     if isinstance(method, LoraMethod | TextualInversionMethod):
         _check_file(config.export)
+    elif isinstance(method, ControlNetMethod):
+        check_controlnet_writable(config.export)
     else:
         check_writable(config.export, getattr(objective, "noise", None))
 
@@ -32,8 +36,4 @@ def check_export(config: TrainConfig) -> None:
 def _check_file(path: Path) -> None:
     if path.suffix != ".safetensors" or path.is_dir():
         raise UserError(f"--export {path} must be a file, NAME.safetensors, for this preset")
-    parent = next(folder for folder in path.resolve().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(
-            f"--export {path} cannot be written: no permission, or no folder, at {parent}"
-        )
+    require_writable_file(path)

@@ -9,7 +9,7 @@ import pytest
 from families import same_tensors, scatter
 
 from jaxdiff.convert import load_controlnet, model_hash, save_controlnet
-from jaxdiff.convert.controlnet import is_controlnet
+from jaxdiff.convert.controlnet import check_controlnet_writable, is_controlnet
 from jaxdiff.convert.merge import parameter_shapes
 from jaxdiff.convert.tensors import read_tensors, write_tensors
 from jaxdiff.errors import UserError
@@ -119,10 +119,36 @@ def test_what_is_no_controlnet_is_refused(tiny_model_dir, tmp_path):
 def test_nothing_else_is_replaced(controlnet, tiny_model_dir, tmp_path):
     config, params = controlnet
     (tmp_path / "thesis.txt").write_text("precious")
-    for folder in (tmp_path, tiny_model_dir / "unet"):
-        with pytest.raises(UserError, match="exists and is no"):
-            save_controlnet(folder, config, params)
+    for folder in (tmp_path, tiny_model_dir, tiny_model_dir / "unet"):
+        for attempt in (check_controlnet_writable, lambda f: save_controlnet(f, config, params)):
+            with pytest.raises(UserError, match="exists and is no ControlNet's folder"):
+                attempt(folder)
     save_controlnet(tmp_path / "c", config, params)
+    check_controlnet_writable(tmp_path / "c")
     content = json.loads((tmp_path / "c" / "config.json").read_text())
     save_controlnet(tmp_path / "c", config, params)
     assert json.loads((tmp_path / "c" / "config.json").read_text()) == content
+
+
+@pytest.mark.parametrize("name", ["new/folder", "new/x.safetensors", "old.safetensors"])
+def test_writable_is_known_beforehand(tmp_path, name):
+    (tmp_path / "old.safetensors").write_bytes(b"")
+    check_controlnet_writable(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.pth", "pickle"),
+        ("folder.safetensors", "it is a folder"),
+        ("file/x.safetensors", "no folder, at"),
+        ("file/x", "no folder, at"),
+        ("file", "exists and is no"),
+    ],
+)
+def test_not_writable_is_known_beforehand(tmp_path, name, message):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=message):
+        check_controlnet_writable(tmp_path / name)
