@@ -12,7 +12,7 @@ __all__ = ["Settings", "TextToImage"]
 def __getattr__(name: str) -> Any:
     """Import the pipeline at its first use (PEP 562)."""
     if name in __all__:
-        from jaxdiff.pipelines import text_to_image
+        from jaxdiff.pipelines import settings, text_to_image
 
-        return getattr(text_to_image, name)
+        return getattr(settings if name == "Settings" else text_to_image, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
