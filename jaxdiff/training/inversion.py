@@ -67,6 +67,11 @@ def _first_rows(tower: TextTower, config: TextualInversionMethod) -> Float[np.nd
     if not config.initial:
         return np.repeat(table.mean(0, keepdims=True), config.vectors, axis=0)
     ids = tower.tokenizer.pieces([config.initial])[0].ids
+    if not ids:
+        raise UserError(
+            f"objective.method.initial={config.initial!r} holds no word; give one, or leave it out "
+            "for the mean of all"
+        )
     take = np.arange(config.vectors) * len(ids) // config.vectors
     return table[np.asarray(ids)[take]]
 
