@@ -194,7 +194,7 @@ def test_sdxl_names_are_those_of_a_single_file():
             None,
         ),
     )
-    model = Model(unet, parameter_shapes(unet), AutoencoderConfig(), {}, towers, NoiseConfig())
+    model = Model(unet, {}, AutoencoderConfig(), {}, towers, NoiseConfig())
     names = layer_names(model)["unet"]
     assert len(names) == 2 * len(set(names.values()))  # two names each, none for two layers
     for name, path in SDXL_NAMES.items():
@@ -316,7 +316,6 @@ def test_another_architecture_is_named_with_both_shapes(tiny_model, lora, tmp_pa
     with pytest.raises(UserError) as caught:
         load_lora(tmp_path / "a.safetensors", _narrower(tiny_model))
     message = str(caught.value)
-    print(message)
     assert "attn2.to_k is for a weight of (16, 24), the model's is (16, 16)" in message
     assert "8 of 32 layers do not fit" in message
     assert "another architecture" in message and "\n" not in message
