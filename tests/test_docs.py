@@ -8,13 +8,18 @@ import pytest
 import tyro
 
 import train
+from jaxdiff.convert import __main__ as convert
 from jaxdiff.pipelines.cli import Arguments
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("models/*/*.md")])
+_MODULE, _FILE = "python -m jaxdiff.convert ", "python jaxdiff/convert/__main__.py "
 _PARSERS = {
     "train.py": train.parse,
     "sample.py": lambda arguments: tyro.cli(Arguments, args=arguments, use_underscores=False),
+    "jaxdiff/convert/__main__.py": lambda arguments: tyro.cli(
+        convert.Arguments, args=arguments, use_underscores=False
+    ),
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
     "benchmarks/subject.py": None,
@@ -27,7 +32,7 @@ def _commands():
         for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
             for line in re.findall(r"^\$ (.*)$", block.replace("\\\n", " "), re.MULTILINE):
                 for part in line.split("&&"):
-                    words = shlex.split(part, comments=True)
+                    words = shlex.split(part.replace(_MODULE, _FILE), comments=True)
                     if words[:1] == ["python"] and words[1].endswith(".py"):
                         yield pytest.param(words[1], words[2:], id=f"{document.name}: {line[:60]}")
 
