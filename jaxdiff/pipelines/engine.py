@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.convert import Model
+from jaxdiff.errors import UserError
 from jaxdiff.pipelines import plan
 from jaxdiff.pipelines.draw import draw
 from jaxdiff.pipelines.inputs import How, Pass, Rows, Shared, SmallNoise
@@ -138,9 +139,18 @@ def _steps(run: Pass) -> int:
 
 
 def _small_noise(model: Model, settings: Settings, layout: Layout) -> SmallNoise | None:
-    """The noise on an upscaler's small picture, at the level of its own process."""
+    """The noise on an upscaler's small picture, at the level of its own process.
+
+    Raises:
+      UserError: the level is beyond what the model was trained on.
+    """
     if layout.small is None:
         return None
+    if settings.noise_level > model.max_noise_level:
+        raise UserError(
+            f"noise level is {settings.noise_level}; give at most {model.max_noise_level}, the "
+            "most that this model was trained on"
+        )
     process = model.low_res_noise.process()
     t = (settings.noise_level + 1) / process.num_levels
     alpha, sigma = (np.float32(level(np.float64(t))) for level in (process.alpha, process.sigma))

@@ -140,8 +140,20 @@ def check_refiner(base: Model, refiner: Model, start: float) -> None:
         )
 
 
+def name_of(where: str | Path) -> str:
+    """What recipes call a model that lies there.
+
+    >>> name_of("models/stable-diffusion-xl-base-1.0"), name_of("anime.v2.safetensors")
+    ('stable-diffusion-xl-base-1.0', 'anime.v2')
+    """
+    return Path(where).resolve().name.removesuffix(".safetensors")
+
+
 def read_controlnet(
-    given: str | Path | tuple[ControlNetConfig, Any], model: Model, dtype: DTypeLike
+    given: str | Path | tuple[ControlNetConfig, Any],
+    model: Model,
+    dtype: DTypeLike,
+    variant: str | None = None,
 ) -> tuple[Attached, Any]:
     """A ControlNet, from its directory where that is given, and its parameters.
 
@@ -150,8 +162,8 @@ def read_controlnet(
     """
     name, digest = "", ""
     if not isinstance(given, tuple):
-        name, digest = Path(given).resolve().stem, model_hash(given)
-        given = load_controlnet(given, dtype=dtype)
+        name, digest = name_of(given), model_hash(given, variant)
+        given = load_controlnet(given, dtype=dtype, variant=variant)
     config, params = given
     check_controlnet(config, model, name)
     return Attached(config, name, digest), params

@@ -71,7 +71,8 @@ def taken(num_steps: int, strength: float, name: str) -> int:
     count = min(int(num_steps * strength), num_steps)
     if count == 0 and strength > 0:
         raise UserError(
-            f"{name} {strength:g} takes none of {num_steps} steps; give 0, or at least 1/{num_steps}"
+            f"{name} {strength:g} takes none of {num_steps} steps; give 0, or at least "
+            f"1/{num_steps}"
         )
     return count
 

@@ -3,7 +3,8 @@
 Axis legend: N pictures, one for all that are drawn or one for each; H W pixels.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -51,6 +52,8 @@ class Room(NamedTuple):
     """Sizes are a multiple of it: pixels per latent along one side."""
     upscales: bool
     """Whether it enlarges a picture that many times."""
+    guided_inside: bool = False
+    """Whether it is told the guidance scale, and never reads what to draw away from."""
 
 
 class Layout(NamedTuple):
@@ -111,6 +114,30 @@ def arrange(pictures: Pictures, wish: Wish, room: Room) -> Layout:
     if room.upscales:
         return Layout(sizes, None, None, control, init)
     return Layout(sizes, init, mask, control, None)
+
+
+def check_used(changes: Mapping[str, Any], pictures: Pictures, room: Room) -> None:
+    """Refuse settings that would change nothing here.
+
+    Args:
+      changes: of settings, by name; None and what is off ask for nothing.
+      pictures: that go in.
+      room: what the model can draw.
+
+    Raises:
+      UserError: one is given; the message says what for it would be.
+    """
+    if changes.get("noise_level") is not None and not room.upscales:
+        raise UserError("noise level is for models that enlarge a picture; leave it out here")
+    if changes.get("strength") is not None and (room.upscales or not pictures.init):
+        reason = "this model enlarges the whole picture" if room.upscales else "there is none"
+        raise UserError(f"strength is for redrawing a picture, and {reason}; leave it out")
+    for name in ("negative_prompt", "guidance_rescale"):
+        if room.guided_inside and changes.get(name):
+            raise UserError(
+                f"this model is told the guidance scale alone, and draws with no "
+                f"{name.replace('_', ' ')}; leave it out"
+            )
 
 
 def _require_agreement(pictures: Pictures, wish: Wish, room: Room) -> None:

@@ -32,7 +32,7 @@ from jaxdiff.pipelines.pictures import NO_PICTURES, Given, Pictures
 from jaxdiff.pipelines.recipes import make_recipe
 from jaxdiff.pipelines.rows import check_jobs
 from jaxdiff.pipelines.settings import default_settings, wish_of, with_changes
-from jaxdiff.pipelines.sizes import Room, arrange
+from jaxdiff.pipelines.sizes import Room, arrange, check_used
 from jaxdiff.provenance import Recipe
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -93,6 +93,7 @@ class TextToImage:
         *,
         prediction: str | None = None,
         tokenizer_dir: str | Path | None = None,
+        variant: str | None = None,
         **hooks: Any,
     ) -> "TextToImage":
         """Load a model directory, a single file, or a model of the hub (see `jaxdiff.convert`).
@@ -102,6 +103,7 @@ class TextToImage:
           dtype: what the networks compute in and their parameters are kept in.
           prediction: what the network predicts, where its files say otherwise or nothing.
           tokenizer_dir: tokenizer files to read instead of the model's own.
+          variant: of a directory's weight files, such as "fp16".
           **hooks: `safety_checker` and `watermark`.
 
         Raises:
@@ -110,9 +112,9 @@ class TextToImage:
         choose("dtype", dtype, DTYPES)
         if prediction is not None:
             choose("prediction", prediction, PREDICTIONS)
-        options = {"dtype": DTYPES[dtype], "prediction": prediction, "tokenizer_dir": tokenizer_dir}
-        model = load_model(where, Tokenizer.load, **options)
-        names = {"name": Path(where).resolve().stem, "digest": model_hash(where)}
+        options = {"prediction": prediction, "tokenizer_dir": tokenizer_dir, "variant": variant}
+        model = load_model(where, Tokenizer.load, dtype=DTYPES[dtype], **options)
+        names = {"name": extras.name_of(where), "digest": model_hash(where, variant)}
         return cls(model, dtype=dtype, prediction=prediction or "", **names, **hooks)
 
     # ----------------------------------------------------------------------- what takes part
@@ -122,16 +124,19 @@ class TextToImage:
         self._base |= jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
         self.params = extras.merged(self._base, self.extras)
 
-    def add_controlnet(self, given: str | Path | tuple[ControlNetConfig, Any]) -> None:
+    def add_controlnet(
+        self, given: str | Path | tuple[ControlNetConfig, Any], *, variant: str | None = None
+    ) -> None:
         """Steer by one more ControlNet; every call from now on needs one more control image.
 
         Args:
           given: a directory, or what `convert.load_controlnet` makes of it.
+          variant: of the directory's weight files, such as "fp16".
 
         Raises:
           UserError: it cannot be read, or is for another kind of model.
         """
-        net, params = extras.read_controlnet(given, self.model, DTYPES[self.dtype])
+        net, params = extras.read_controlnet(given, self.model, DTYPES[self.dtype], variant)
         nets = (*self.extras.controlnets, net)
         self._take({f"controlnet_{len(nets) - 1}": params}, controlnets=nets)
 
@@ -165,13 +170,14 @@ class TextToImage:
         self._take(params, embeddings=(*self.extras.embeddings, record))
         return token
 
-    def set_refiner(self, refiner: "TextToImage", start: float = 0.8) -> None:
-        """Let another model go on from `start` of the way, as SDXL's refiner does.
+    def set_refiner(self, refiner: "TextToImage | None", start: float = 0.8) -> None:
+        """Let another model go on from `start` of the way, as SDXL's refiner does; None: no more.
 
         Raises:
           UserError: its latents are of another kind, or `start` is not between 0 and 1.
         """
-        extras.check_refiner(self.model, refiner.model, start)
+        if refiner is not None:
+            extras.check_refiner(self.model, refiner.model, start)
         self._take({}, refiner=refiner, refiner_start=start)
 
     def _take(self, params: dict[str, Any], **changes: Any) -> None:
@@ -242,6 +248,7 @@ class TextToImage:
     ) -> Drawn:
         """As a call, with pictures that know their files, and with what the hooks say."""
         settings, prompts = with_changes(self.defaults, changes), check_jobs(prompts, seeds)
+        check_used(changes, pictures, self.room)
         layout = arrange(pictures, wish_of(settings), self.room)
         job = Job(prompts, seeds, layout, settings, latents=latents, show=show)
         drawn = extras.draw_in_turn(self.engine, self.params, job, self.extras)
@@ -251,10 +258,12 @@ class TextToImage:
         self, prompt: str, seed: int, pictures: Pictures = NO_PICTURES, **changes: Any
     ) -> Recipe:
         """What a picture of this call shall carry."""
+        check_used(changes, pictures, self.room)
         return make_recipe(self, prompt, seed, with_changes(self.defaults, changes), pictures)
 
     @property
     def room(self) -> Room:
         """What sizes this model can draw."""
         networks, size = self.engine.networks, self.image_size
-        return Room((size, size), networks.downscale, networks.upscales)
+        inside = networks.guided_inside
+        return Room((size, size), networks.downscale, networks.upscales, inside)
