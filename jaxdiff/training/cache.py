@@ -109,15 +109,32 @@ def _fill(home: Path, pieces: list, compute: Compute) -> None:
         dtype, indices = pieces[i]
         if _open(_file(home, i), dtype, indices) is not None:
             continue  # another process was faster
-        rows = np.empty(len(indices), dtype)
-        for name, values in compute(indices).items():
-            rows[name] = values
+        rows = _finite_rows(dtype, compute(indices), home)
         with _temporary(_file(home, i)).open("wb") as file:
             np.save(file, rows, allow_pickle=False)
             name = file.name
         os.replace(name, _file(home, i))
     if missing:
         log.info("computed them in %.0f seconds", time.perf_counter() - start)
+
+
+def _finite_rows(dtype: np.dtype, fields: dict[str, np.ndarray], home: Path) -> np.ndarray:
+    """The rows as they are stored.
+
+    Raises:
+      UserError: a number is not finite, or becomes infinite as it is stored.
+    """
+    rows = np.empty(len(next(iter(fields.values()))), dtype)
+    for name, values in fields.items():
+        with np.errstate(over="ignore"):  # said below, by name
+            rows[name] = values
+        if not np.isfinite(rows[name]).all():
+            stored = rows[name].dtype.name
+            raise UserError(
+                f"the cache {home} cannot be written: {name} is not finite as {stored}; "
+                "train with --dtype float32, or without data.cache"
+            )
+    return rows
 
 
 def _file(home: Path, chunk: int) -> Path:
@@ -144,7 +161,11 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 
 def storage_type(dtype: DTypeLike) -> str:
-    """How what was computed in `dtype` is stored; float16 holds all digits of a bfloat16."""
+    """How what was computed in `dtype` is stored.
+
+    Between 6e-5 and 65504, float16 holds all digits of a bfloat16; smaller numbers are rounded to
+    multiples of 6e-8, and larger ones are refused when they are written.
+    """
     return "<f4" if jnp.dtype(dtype) == jnp.float32 else "<f2"
 
 

@@ -81,7 +81,7 @@ def latent_data(
 
 
 class CachedSource:
-    """A source whose pictures are replaced by "moments" [F, h, w, M]; nothing is decoded."""
+    """A source whose pictures are replaced by "moments" [F, h, w, M]; they are not decoded."""
 
     def __init__(self, source: Any, rows: Rows, *, conditioning: bool):
         self._source, self._rows, self._conditioning = source, rows, conditioning
@@ -94,9 +94,10 @@ class CachedSource:
     def __getitem__(self, index: int) -> Example:
         """The example without its picture, with the moments of it and of its mirror image."""
         row = self._rows[index]
-        example = {**self._source.row(int(row["index"])), "moments": row["moments"]}
+        chosen = int(row["index"])
+        example = {**self._source.row(chosen), "moments": row["moments"]}
         if self._conditioning:
-            example["conditioning"] = self._source[index]["conditioning"]
+            example["conditioning"] = self._source.conditioning(chosen)
         return example
 
     def row(self, index: int) -> Example:

@@ -18,7 +18,7 @@ from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder
 from jaxdiff.training import cache
 from jaxdiff.training.captions import condition
-from jaxdiff.training.latents import encode_moments
+from jaxdiff.training.latents import CachedSource, encode_moments
 from jaxdiff.training.workdir import check_inputs, write_config
 
 ROW = np.dtype([("x", "<f4", (2,))])
@@ -97,6 +97,32 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.cache=.*file cannot be written"):
         open_cache(tmp_path / "file", Squares())
+
+
+def test_a_conditioning_picture_is_that_of_the_moments_and_read_alone():
+    class Pictures:
+        shapes = None
+
+        def row(self, index):
+            return {"caption": str(index)}
+
+        def conditioning(self, index):
+            return np.full((2, 2, 3), index)
+
+    # The picture at 0 was corrupt when the cache was made: the next one stood in its place.
+    chunk = np.array([(1, 0.5), (1, 0.5)], [("index", "<i8"), ("moments", "<f4")])
+    rows = cache.Rows("", [chunk], np.array([[0, 0], [0, 1]]))
+    example = CachedSource(Pictures(), rows, conditioning=True)[0]
+    assert example["caption"] == "1" and (example["conditioning"] == 1).all()
+
+
+@pytest.mark.parametrize(("dtype", "values"), [("<f2", 1e5), ("<f4", np.nan)])
+def test_what_is_not_finite_is_named_and_not_kept(tmp_path, dtype, values):
+    groups = [(np.dtype([("x", dtype, (2,))]), np.arange(2))]
+    compute = lambda numbers: {"x": np.full((len(numbers), 2), values)}  # noqa: E731
+    with pytest.raises(UserError, match="x is not finite as float"):
+        cache.cached_rows(tmp_path, "rows", {}, groups, compute)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_a_hash_is_of_names_shapes_types_and_numbers():
