@@ -26,6 +26,9 @@ class Arguments:
     default."""
     prediction: str | None = None
     """What the network predicts, where its files do not say: eps, v, x0, flow or edm."""
+    variant: str | None = None
+    """Of weight files in directories, such as fp16; by default those of no variant, or of the only
+    one."""
     tokenizer_dir: Path | None = None
     """A folder of tokenizer files, for a single file that has none."""
     num_images: int = 1

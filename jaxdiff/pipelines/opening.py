@@ -79,19 +79,25 @@ def open_pipeline(
     from jaxdiff.pipelines.text_to_image import TextToImage
 
     with_changes(Settings(), changes)
-    options = {"prediction": args.prediction, "tokenizer_dir": args.tokenizer_dir}
-    pipe = TextToImage.load(where, dtype, **options, **hooks)
+    options = {"tokenizer_dir": args.tokenizer_dir, "variant": args.variant}
+    pipe = TextToImage.load(where, dtype, prediction=args.prediction, **options, **hooks)
     for path in files.embeddings:
         pipe.add_embedding(path)
     if files.loras:
         pipe.set_loras([(x.where, 1.0 if x.number is None else x.number) for x in files.loras])
     for net in files.controlnets:
-        pipe.add_controlnet(net.where)
+        pipe.add_controlnet(net.where, variant=_variant(net.where, args))
     if files.refiner is not None:
-        refiner = TextToImage.load(files.refiner.where, dtype)
+        options["variant"] = _variant(files.refiner.where, args)
+        refiner = TextToImage.load(files.refiner.where, dtype, **options)
         start = files.refiner.number
         pipe.set_refiner(refiner, 0.8 if start is None else start)
     return pipe
+
+
+def _variant(where: str | Path, args: Arguments) -> str | None:
+    """The variant that is asked for, which single files do not have."""
+    return None if Path(where).is_file() else args.variant
 
 
 def _model(given: str | None) -> str | Path:

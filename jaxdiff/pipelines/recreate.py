@@ -16,7 +16,16 @@ from jaxdiff.provenance import File, Recipe, Use, read_png, write_png
 if TYPE_CHECKING:
     from jaxdiff.pipelines.text_to_image import TextToImage
 
-_ALLOWED = ("model", "tokenizer_dir", "out", "recreate", "safety_checker", "watermark", *FILES)
+_ALLOWED = (
+    "model",
+    "variant",
+    "tokenizer_dir",
+    "out",
+    "recreate",
+    "safety_checker",
+    "watermark",
+    *FILES,
+)
 _PLAIN = (
     "num_steps",
     "sampler",
