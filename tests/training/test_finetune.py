@@ -257,6 +257,7 @@ def test_frozen_networks_are_held_in_the_compute_type(finetune_run, tmp_path):
     [
         ({"method": TextualInversionMethod(token="<none>")}, "no caption of the data has the word"),
         ({"method": TextualInversionMethod(token="red</w>")}, "has a token 'red</w>' already"),
+        ({"method": TextualInversionMethod(token="<new>", initial=" ")}, "holds no word"),
         ({"model": "nowhere/at-all"}, "nowhere/at-all"),
         ({"clip_skip": 7}, "clip skip is 7"),
     ],
