@@ -30,7 +30,7 @@ class LoraMethod:
     text_encoder: bool = False
     """Change the text encoders too: their attention, or all of it with the other targets."""
     layout: Literal["diffusers", "kohya"] = "diffusers"
-    """Names in the exported file; ComfyUI and A1111 read both."""
+    """Names in the exported file: those of diffusers, or of kohya's scripts, ComfyUI and A1111."""
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
