@@ -181,7 +181,7 @@ def test_base_and_refiner(models, tmp_path):
     ours.set_refiner(our_refiner, 0.8)
     changes = settings(negative_prompt=NEGATIVE, guidance_scale=GUIDANCE)
     pixels = ours(PROMPTS, [0, 0], latents=NOISE, **changes)
-    ours._take({}, refiner=None)
+    ours.set_refiner(None)
     assert_alike(pixels, np.round(images * 255).astype(np.uint8), "base and refiner")
 
 
