@@ -64,6 +64,7 @@ def _levels_apart(a, b):
     return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_other_values_compile_nothing(task, pipes, given, compilations):
     pipe, (arguments, others) = pipes(task), map(given, TASKS[task])
@@ -77,6 +78,7 @@ def test_other_values_compile_nothing(task, pipes, given, compilations):
     assert first.std() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_batch_and_position_do_not_change_a_picture(task, pipes, given):
     pipe, settings = pipes(task), given(TASKS[task][0]) | FEW
@@ -108,6 +110,7 @@ def test_strength_zero_is_the_autoencoder_alone(pipes, photo):
     assert _levels_apart(none, some) > 2
 
 
+@pytest.mark.slow
 def test_fewer_steps_for_less_strength(pipes, photo):
     """int(N strength) of N steps: 0.49 of 4 is one step, as is 0.25."""
     pipe = pipes("image")
@@ -130,6 +133,7 @@ def test_known_pixels_are_the_users_own(task, pipes, photo, mask):
     assert np.abs(soft - between).max() <= 2
 
 
+@pytest.mark.slow
 def test_a_black_mask_draws_nothing_and_a_white_one_all(pipes, photo):
     pipe, nothing = pipes("mask"), np.zeros((16, 16), np.uint8)
     kept = pipe("cat", [1], init_images=photo[0], masks=nothing, **FEW)
@@ -138,6 +142,7 @@ def test_a_black_mask_draws_nothing_and_a_white_one_all(pipes, photo):
     assert _levels_apart(drawn, pipe("cat", [1], **FEW)) <= 1  # from noise alone
 
 
+@pytest.mark.slow
 def test_outpainting_keeps_the_picture_in_its_place(pipes, photo):
     drawn = pipes("outpaint")("cat", [1], init_images=photo[0], outpaint=(0, 4, 2, 0), **FEW)[0]
     assert drawn.shape == (20, 18, 3)
@@ -145,6 +150,7 @@ def test_outpainting_keeps_the_picture_in_its_place(pipes, photo):
     assert drawn[:4].std() > 5
 
 
+@pytest.mark.slow
 def test_an_inpainting_network_draws_from_prompts_alone(pipes, photo):
     pipe = pipes("inpaint")
     plain = pipe(PROMPTS[:2], [1, 2], **FEW)
@@ -154,6 +160,7 @@ def test_an_inpainting_network_draws_from_prompts_alone(pipes, photo):
     assert _levels_apart(plain, masked) <= 1
 
 
+@pytest.mark.slow
 def test_control_weights_and_ranges(pipes, photo):
     pipe, images = pipes("control"), [photo[0], photo[1]]
     off = pipe("cat", [1], control_images=images, control_weights=(0.0, 0.0), **FEW)
@@ -175,6 +182,7 @@ def test_control_weights_and_ranges(pipes, photo):
     assert _levels_apart(turned, first) <= 1  # the two networks are one and the same
 
 
+@pytest.mark.slow
 def test_hires_is_larger_and_begins_with_the_small_picture(pipes):
     pipe = pipes("hires")
     drawn = pipe("cat", [1, 2], hires_scale=2.0, **FEW)
@@ -186,6 +194,7 @@ def test_hires_is_larger_and_begins_with_the_small_picture(pipes):
     assert alike[0, 0] > alike[0, 1] and alike[1, 1] > alike[1, 0]
 
 
+@pytest.mark.slow
 def test_width_and_height(pipes, photo):
     width, height = 20, 8
     drawn = pipes("image")("cat", [1], width=width, height=height, **FEW)
@@ -194,6 +203,7 @@ def test_width_and_height(pipes, photo):
     assert resized.shape == (1, height, width, 3)
 
 
+@pytest.mark.slow
 def test_tiles(pipes, photo):
     pipe = pipes("image")
     settings = FEW | {"init_images": photo[0], "strength": 0.5}
@@ -204,6 +214,7 @@ def test_tiles(pipes, photo):
     assert tiled.std() > 5
 
 
+@pytest.mark.slow
 def test_a_longer_prompt_beside_it_changes_no_picture(pipes):
     pipe, long = pipes("image"), "red heart " * 12
     together = pipe([long, "cat", long], [1, 2, 3], **FEW)
@@ -212,6 +223,7 @@ def test_a_longer_prompt_beside_it_changes_no_picture(pipes):
     assert _levels_apart(pipe(long, [3], max_chunks=1, **FEW)[0], together[2]) > 2
 
 
+@pytest.mark.slow
 def test_steps_of_a_part(pipes, photo):
     pipe = pipes("image")
     pixels, steps = pipe.with_steps("cat", [1], init_images=photo[0], strength=0.5, **FEW)
