@@ -96,12 +96,13 @@ def latent_mask(mask: UInt8[Array, "B H W"], factor: int) -> Float[Array, "B h w
 
 def paste(
     drawn: Float[Array, "B H W 3"],
-    init: UInt8[Array, "B H W 3"] | None,
+    init: UInt8[Array, "B H0 W0 3"] | None,
     mask: UInt8[Array, "B H W"] | None,
 ) -> UInt8[Array, "B H W 3"]:
     """The drawn picture where the mask is white, the given one where it is black, grey a mixture.
 
-    Where the mask is 0 the pixels are those given, exactly.
+    Where the mask is 0 the pixels are those given, exactly. Without a mask, all is drawn, and may
+    have another size than what was given.
     """
     if init is None or mask is None:
         return to_uint8(drawn)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from jaxdiff.convert import Model, TextTower
+from jaxdiff.convert import Model
 from jaxdiff.errors import UserError
 from jaxdiff.models import TextEncoder, TextEncoderConfig
 from jaxdiff.pipelines.prompts import Tokens
@@ -54,17 +54,30 @@ def encode_text(
     Raises:
       UserError: `clip_skip` leaves no layer.
     """
+    check_clip_skip(model, clip_skip)
     large = model.family.startswith("sdxl")
     read = _penultimate if large else _last
     contexts, pooled = [], None
     for tower, (ids, weights) in zip(model.text, tokens, strict=True):
-        _check_clip_skip(tower, clip_skip, 2 if large else 1)
         variables = {"params": params[tower.name]}
         states, pooled = read(tower.config, dtype, variables, ids, clip_skip)
         batch, chunks, length, width = states.shape
         emphasised = emphasise(states, weights)
         contexts.append(emphasised.reshape(batch, chunks * length, width))
     return TextCondition(jnp.concatenate(contexts, axis=-1), pooled if large else None)
+
+
+def check_clip_skip(model: Model, clip_skip: int) -> None:
+    """Refuse to leave out layers that are not there.
+
+    Raises:
+      UserError: as said.
+    """
+    used = 2 if model.family.startswith("sdxl") else 1
+    for tower in model.text:
+        most = tower.config.num_hidden_layers - used
+        if not 0 <= clip_skip <= most:
+            raise UserError(f"clip skip is {clip_skip}; {tower.name} has layers for 0 to {most}")
 
 
 def emphasise(
@@ -128,9 +141,3 @@ def _penultimate(
     output = TextEncoder(config, dtype).apply(variables, ids.reshape(-1, ids.shape[-1]))
     states = output.hidden_states[-2 - clip_skip].reshape(*ids.shape, -1)
     return states, output.pooled.reshape(*ids.shape[:2], -1)[:, 0]
-
-
-def _check_clip_skip(tower: TextTower, clip_skip: int, used: int) -> None:
-    most = tower.config.num_hidden_layers - used
-    if not 0 <= clip_skip <= most:
-        raise UserError(f"clip skip is {clip_skip}; {tower.name} has layers for 0 to {most}")

@@ -15,6 +15,7 @@ from jaxdiff.convert import Model
 from jaxdiff.errors import UserError
 from jaxdiff.pipelines import plan
 from jaxdiff.pipelines.draw import draw
+from jaxdiff.pipelines.encode import check_clip_skip
 from jaxdiff.pipelines.inputs import How, Pass, Rows, Shared, SmallNoise
 from jaxdiff.pipelines.network import Networks, Params
 from jaxdiff.pipelines.rows import cut_rows, make_rows, pad_rows, read_prompt
@@ -70,6 +71,7 @@ class Engine:
           job: what to draw.
         """
         settings, model = job.settings, self.networks.model
+        check_clip_skip(model, settings.clip_skip)
         read = functools.cache(
             lambda prompt: read_prompt(model, prompt, settings.negative_prompt, settings.max_chunks)
         )

@@ -230,10 +230,14 @@ class TextToImage:
         return self.draw(prompts, seeds, pictures, latents=latents, **changes).pixels
 
     def with_steps(
-        self, prompts: str | Sequence[str], seeds: Sequence[int], **changes: Any
+        self,
+        prompts: str | Sequence[str],
+        seeds: Sequence[int],
+        pictures: Pictures = NO_PICTURES,
+        **changes: Any,
     ) -> tuple[UInt8[np.ndarray, "B H W 3"], UInt8[np.ndarray, "B S H W 3"]]:
-        """Pictures as from a call, and the x0 predictions at S <= 8 of the steps, first to last."""
-        drawn = self.draw(prompts, seeds, show=True, **changes)
+        """Pictures as from `draw`, and the x0 predictions at S <= 8 of the steps, in order."""
+        drawn = self.draw(prompts, seeds, pictures, show=True, **changes)
         return drawn.pixels, drawn.steps
 
     def draw(
