@@ -24,7 +24,7 @@ from jaxdiff.pipelines.canvas import Canvas, decode, make_canvas, paste
 from jaxdiff.pipelines.encode import TextCondition, encode_text
 from jaxdiff.pipelines.inputs import How, Pass, Rows, Shared
 from jaxdiff.pipelines.network import Given, Networks, Params, make_net
-from jaxdiff.rng import image_keys
+from jaxdiff.rng import image_keys, named_keys
 
 
 class Scene(NamedTuple):
@@ -68,7 +68,8 @@ def draw(
         canvas = canvas._replace(extra=_noised(scene))
     x, traced = _start(scene, canvas), shared.shown is not None
     denoise = _denoise(scene, canvas, shared.first, how.size)
-    z, trace = _sample(scene, denoise, shared.first, x, traced)
+    keys = scene.keys if rows.sample is None else _named(scene.keys, "refine")
+    z, trace = _sample(scene, denoise, shared.first, x, keys, traced)
     if shared.second is not None:
         z = _draw_again(scene, z)
     if how.as_latents:
@@ -97,11 +98,22 @@ def _read(
 
 
 def _sample(
-    scene: Scene, denoise: Denoise, run: Pass, x: Array, traced: bool = False
+    scene: Scene,
+    denoise: Denoise,
+    run: Pass,
+    x: Array,
+    keys: Key[Array, " B"],
+    traced: bool = False,
 ) -> tuple[Array, Array | None]:
+    """One pass; those behind the first draw their noise from keys of their own."""
     method = make_sampler(scene.how.sampler)
-    out = sample(denoise, method, run.grid, x, scene.keys, count=run.count, with_x0_trace=traced)
+    out = sample(denoise, method, run.grid, x, keys, count=run.count, with_x0_trace=traced)
     return out if traced else (out, None)
+
+
+def _named(keys: Key[Array, " B"], name: str) -> Key[Array, " B"]:
+    """Each picture's key of this name."""
+    return jax.vmap(lambda key: named_keys(key, name)[name])(keys)
 
 
 def _start(scene: Scene, canvas: Canvas) -> Float[Array, "B h w Z"]:
@@ -156,7 +168,7 @@ def _draw_again(scene: Scene, z: Array) -> Float[Array, "B h w Z"]:
     noise = unit_noise(scene.keys, z.shape[1:], "hires")
     x = run.grid.alpha[0] * z + run.grid.sigma[0] * noise
     denoise = _denoise(scene, _canvas(scene, None, None, size), run, size)
-    return _sample(scene, denoise, run, x)[0]
+    return _sample(scene, denoise, run, x, _named(scene.keys, "second"))[0]
 
 
 def _canvas(scene: Scene, init: Array | None, mask: Array | None, size: tuple[int, int]) -> Canvas:

@@ -2,16 +2,20 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
-from jaxdiff.convert import load_model
+from jaxdiff.convert import load_model, save_controlnet, save_model
 from jaxdiff.errors import UserError
 from jaxdiff.models import controlnet_config
-from jaxdiff.pipelines import TextToImage
+from jaxdiff.pipelines import TextToImage, draw
 from jaxdiff.pipelines.cli import SHIPPED
+from jaxdiff.pipelines.engine import _small_noise
+from jaxdiff.pipelines.pictures import NO_PICTURES, Pictures
 from jaxdiff.pipelines.plan import first_pass, second_pass
 from jaxdiff.pipelines.settings import Settings, default_settings
+from jaxdiff.pipelines.sizes import Layout, Room, check_used
 
 FEW = dict(num_steps=4, guidance_scale=4.0, sampler="euler_a")
 
@@ -98,3 +102,92 @@ def test_a_card_changes_only_what_it_recommends(tiny_model, lcm_model):
         assert lcm.max_chunks == 1
     own = dataclasses.replace(tiny_model, meta={"sampling": {"guidance_scale": 4.0}})
     assert default_settings(own).guidance_scale == 4.0
+
+
+# --------------------------------------------------------------------------------------- keys
+
+
+def test_every_pass_draws_noise_of_its_own(tiny_model, monkeypatch):
+    """A second pass with the first's keys would add the same noise again."""
+    used = []
+
+    def sample(denoise, method, grid, x, keys, **_):
+        jax.debug.callback(lambda data: used.append(np.asarray(data)), jax.random.key_data(keys))
+        return x
+
+    monkeypatch.setattr(draw, "sample", sample)
+    monkeypatch.setattr(draw, "_denoise", lambda *_: lambda x, t: x)
+    monkeypatch.setattr(draw, "decode", lambda networks, params, z, tile: z[..., :3])
+    base, refiner = TextToImage(tiny_model), TextToImage(tiny_model)
+    base("cat", [7], hires_scale=2.0, **FEW)
+    base.set_refiner(refiner)
+    base("cat", [7], **FEW)
+    jax.effects_barrier()
+    keys = {tuple(key.tolist()) for each in used for key in each}
+    assert tuple(jax.random.key_data(jax.random.key(7)).tolist()) in keys
+    assert len(keys) == 3
+    base.set_refiner(None)
+    assert base.extras.refiner is None and not base.recipe("cat", 7).refiner
+
+
+# -------------------------------------------------------------------- what would change nothing
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return Pictures.of(np.zeros((16, 16, 3), np.uint8), None, ())
+
+
+def test_settings_that_would_change_nothing_are_refused(picture):
+    plain, lcm = Room((16, 16), 2, False), Room((16, 16), 2, False, True)
+    upscaler = Room((16, 16), 4, True)
+    for changes, pictures, room, message in (
+        (dict(noise_level=10), picture, plain, "noise level is for models that enlarge"),
+        (dict(strength=0.5), NO_PICTURES, plain, "strength is for redrawing a picture, and there"),
+        (dict(strength=0.5), picture, upscaler, "enlarges the whole picture; leave it out"),
+        (dict(negative_prompt="cat"), NO_PICTURES, lcm, "draws with no negative prompt"),
+        (dict(guidance_rescale=0.7), NO_PICTURES, lcm, "draws with no guidance rescale"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_used(changes, pictures, room)
+    nothing = dict(noise_level=None, strength=None, negative_prompt="", guidance_rescale=0.0)
+    check_used(nothing, NO_PICTURES, lcm)
+    check_used(dict(strength=0.5, negative_prompt="cat"), picture, plain)
+    check_used(dict(noise_level=10), picture, upscaler)
+
+
+def test_a_pipeline_refuses_them_before_it_compiles(pipe, lcm_model, compilations):
+    lcm = TextToImage(lcm_model)
+    with compilations() as compiled:
+        for each, changes in ((pipe, dict(strength=0.5)), (lcm, dict(negative_prompt="cat"))):
+            with pytest.raises(UserError, match="leave it out"):
+                each("cat", [1], **changes)
+            with pytest.raises(UserError, match="leave it out"):
+                each.recipe("cat", 1, **changes)
+    assert not compiled
+
+
+def test_noise_beyond_an_upscalers_training_is_refused(tiny_model):
+    layout = Layout(None, None, None, (), np.zeros((1, 16, 16, 3), np.uint8))
+    model = dataclasses.replace(tiny_model, low_res_noise=tiny_model.noise, max_noise_level=350)
+    assert _small_noise(model, Settings(noise_level=350), layout).level == 350
+    with pytest.raises(UserError, match="noise level is 351; give at most 350"):
+        _small_noise(model, Settings(noise_level=351), layout)
+
+
+# ---------------------------------------------------------------------------- names and variants
+
+
+def test_a_version_in_a_name_stays(tiny_model, tiny_controlnet, tmp_path):
+    where = tmp_path / "model-1.0"
+    save_model(where, dataclasses.replace(tiny_model, meta={}))
+    save_controlnet(tmp_path / "canny", *tiny_controlnet)
+    (tmp_path / "canny").rename(tmp_path / "canny-1.1")
+    for file in (*where.rglob("*.safetensors"), *(tmp_path / "canny-1.1").glob("*.safetensors")):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    pipe = TextToImage.load(where, variant="fp16")
+    pipe.add_controlnet(tmp_path / "canny-1.1", variant="fp16")
+    assert (pipe.name, pipe.extras.controlnets[0].name) == ("model-1.0", "canny-1.1")
+    assert len(pipe.digest) == len(pipe.extras.controlnets[0].digest) == 10
+    with pytest.raises(UserError, match=r"bf16.safetensors is missing"):
+        TextToImage.load(where, variant="bf16")
