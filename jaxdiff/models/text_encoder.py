@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.attention import einsum_attention
 from jaxdiff.models.checks import require_positive
+from jaxdiff.models.layers import gelu
 from jaxdiff.models.linear import Dense
 from jaxdiff.models.norms import LayerNorm
 
@@ -38,7 +39,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
 }
 
 
