@@ -63,7 +63,7 @@ def test_a_preset_does_not_differ_from_itself(name):
 
 def test_a_field_that_an_older_version_did_not_write_counts_as_its_default():
     written = to_json(emoji64)
-    del written["objective"]["loss"]["level_std"], written["ema"]["warmup"]
+    del written["objective"]["loss"]["min_snr_gamma"], written["ema"]["warmup"]
     assert differences(written, emoji64, set()) == []
     other = replace(emoji64, ema=replace(emoji64.ema, warmup=False))
     assert differences(written, other, set()) == ["ema.warmup: True there, False here"]
@@ -80,7 +80,7 @@ def test_a_config_of_before_the_loss_had_its_own_part_is_understood(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     assert check_workdir(config) == tmp_path
     uniform = replace(emoji64.objective, loss=LossConfig(levels="uniform"))
-    with pytest.raises(UserError, match="levels: 'stratified' there, 'uniform' here"):
+    with pytest.raises(UserError, match="levels: 'logit_normal' there, 'uniform' here"):
         check_workdir(replace(config, objective=uniform))
 
 
