@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.attention import einsum_attention
 from jaxdiff.models.checks import require_positive
-from jaxdiff.models.layers import gelu
 from jaxdiff.models.linear import Dense
 from jaxdiff.models.norms import LayerNorm
 
@@ -39,7 +38,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,
-    "gelu": gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
 
 
