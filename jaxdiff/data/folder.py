@@ -84,12 +84,19 @@ class FolderSource:
         return reason is None
 
     def _choose_shapes(self, config: DataConfig) -> Int[np.ndarray, "N 2"]:
-        """The size of each picture, by its file's header; a damaged one counts as a square."""
+        """The size of each picture, by its file's header; where that is damaged, the commonest.
+
+        A picture that can not be read is replaced by one of its shape, which there must be.
+        """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            paths = [self._folder / entry.name for entry in self._entries]
-            found = np.array([size or (1, 1) for size in pool.map(picture_size, paths)])
+            found = list(pool.map(picture_size, [self._folder / e.name for e in self._entries]))
         sizes = bucket_sizes(config.resolution, config.bucket_step, config.max_aspect)
-        return nearest_bucket(found, sizes)
+        shapes = nearest_bucket(np.array([size or (1, 1) for size in found]), sizes)
+        readable = np.array([size is not None for size in found])
+        if readable.any():
+            kinds, counts = np.unique(shapes[readable], axis=0, return_counts=True)
+            shapes[~readable] = kinds[counts.argmax()]
+        return shapes
 
     def __len__(self) -> int:
         """Number of captioned pictures."""

@@ -50,7 +50,8 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     """Height and width of an upright picture, by its file's header; None if that is damaged."""
     try:
         with Image.open(path) as opened:
-            turned = opened.getexif().get(_ORIENTATION, 1) >= 5  # by 90 degrees either way
+            exif = Image.Image.getexif(opened)  # that of a PNG would decode the picture for it
+            turned = exif.get(_ORIENTATION, 1) >= 5  # by 90 degrees either way
             return opened.size if turned else opened.size[::-1]
     except _DAMAGED:
         return None

@@ -99,7 +99,7 @@ def rescaled(
 
 
 def known_region(
-    denoise: Denoise, x0: Float[Array, "B ..."], mask: Float[Array, "B ..."]
+    denoise: Denoise, x0: Float[Array, "B ..."], mask: Float[Array, "#B ..."]
 ) -> Denoise:
     """Draw only where the mask is 1: elsewhere x0 is known and takes the prediction's place.
 
