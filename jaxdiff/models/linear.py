@@ -2,11 +2,12 @@
 
 Biases are added by `sums.rows`, and a dense layer sees one matrix of rows, so that all gradients
 are plain matrix products. On a CPU, convolutions of stride 1 in float32 go by `winograd` where that
-is less work.
+is less work and pays for the time that XLA takes to compile it.
 
 Axis legend: B batch, H W pixels, I inputs, O outputs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ default_init = nn.linear.default_kernel_init
 zeros = nn.initializers.zeros_init()
 ONE_EACH_SIDE = ((1, 1), (1, 1))
 
-_FEWEST_CHANNELS = 16  # below, transforming tiles costs more than it saves
+_FEWEST_CHANNELS = 64  # below, transforming tiles costs about what it saves
+_WORTH_COMPILING = 1 << 23  # H W I O; below, a picture is drawn before a second of compiling pays
 _PIXELS_PER_TILE = 8  # of 16; below, most of a tile is padding
 _SMALL_KERNEL = 1 << 17  # I x O; what a loop keeps of a small one, transformed, is 4 times its size
 _TILES_FOR_A_LARGE_ONE = 16  # below, transforming the kernel costs more than it saves
@@ -79,16 +81,9 @@ class Conv(nn.Module):
         bias = self.param("bias", zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if self.strides == 1 and self.padding == ONE_EACH_SIDE and prefers_winograd(x, kernel):
-            y = winograd_convolution(x, _kept(kernel, x))
+            y = _convolution(x, kernel)
         else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.strides, self.strides),
-                self.padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=self.precision,
-            )
+            y = _plain_convolution(x, kernel, self.strides, self.padding, self.precision)
         return add_bias(y.reshape(-1, self.features), bias).reshape(y.shape)
 
 
@@ -113,6 +108,40 @@ def prefers_winograd(x: jax.Array, kernel: jax.Array) -> bool:
         and height * width >= _PIXELS_PER_TILE * tiles
         and (inputs * outputs <= _SMALL_KERNEL or tiles >= _TILES_FOR_A_LARGE_ONE)
     )
+
+
+def _plain_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: int = 1,
+    padding: Sequence[tuple[int, int]] = ONE_EACH_SIDE,
+    precision: Any = None,
+) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+@jax.custom_jvp
+def _convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of stride 1 and padding 1, as it is computed where no gradient is asked for.
+
+    A large one by `winograd`. A small one plainly: XLA compiles that in a fifth of a second less.
+    """
+    if math.prod(x.shape[1:]) * kernel.shape[-1] < _WORTH_COMPILING:
+        return _plain_convolution(x, kernel)
+    return winograd_convolution(x, _kept(kernel, x))
+
+
+@_convolution.defjvp
+def _convolution_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """In training every convolution is taken thousands of times, and goes by `winograd`."""
+    return jax.jvp(lambda x, w: winograd_convolution(x, _kept(w, x)), primals, tangents)
 
 
 def _kept(kernel: jax.Array, x: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from jaxdiff.models.winograd import winograd_convolution
 PAIRS = {
     "dense": (Dense(5), nn.Dense(5)),
     "conv": (Conv(16), nn.Conv(16, (3, 3), padding=1)),
+    "wide conv": (Conv(64), nn.Conv(64, (3, 3), padding=1)),
     "conv stride 2": (Conv(5, strides=2), nn.Conv(5, (3, 3), strides=2, padding=1)),
     "group norm": (GroupNorm(4, 1e-5), nn.GroupNorm(4, epsilon=1e-5)),
     "layer norm": (LayerNorm(1e-5), nn.LayerNorm(1e-5)),
@@ -33,7 +34,8 @@ def _with_gradients(apply, *args):
 @pytest.mark.parametrize("name", PAIRS)
 def test_layers_are_those_of_flax(name):
     ours, theirs = PAIRS[name]
-    x = 2 + jax.random.normal(jax.random.key(1), (2, 6, 7, 16))
+    channels = 64 if name == "wide conv" else 16  # by minimal filtering
+    x = 2 + jax.random.normal(jax.random.key(1), (2, 6, 7, channels))
     params = theirs.init(jax.random.key(0), x)
     jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(0), x), params)
     params = jax.tree.map(lambda leaf: leaf + 0.3, params)
@@ -61,13 +63,23 @@ def test_winograd_is_the_convolution(size):
 
 
 def test_the_batch_does_not_choose_the_algorithm():
-    kernel = jnp.zeros((3, 3, 32, 32))
+    kernel = jnp.zeros((3, 3, 64, 64))
     for size in (2, 4, 8, 64):
-        chosen = {prefers_winograd(jnp.zeros((b, size, size, 32)), kernel) for b in (1, 2, 64)}
+        chosen = {prefers_winograd(jnp.zeros((b, size, size, 64)), kernel) for b in (1, 2, 64)}
         assert len(chosen) == 1
 
 
 def test_only_float32_goes_by_winograd():
-    x, kernel = jnp.zeros((2, 8, 8, 32)), jnp.zeros((3, 3, 32, 32))
+    x, kernel = jnp.zeros((2, 8, 8, 64)), jnp.zeros((3, 3, 64, 64))
     assert prefers_winograd(x, kernel) == (jax.default_backend() == "cpu")
     assert not prefers_winograd(x.astype(jnp.bfloat16), kernel)
+
+
+@pytest.mark.parametrize("size", [8, 48])  # not by minimal filtering, and by it
+def test_a_convolution_is_the_same_with_and_without_its_gradient(size):
+    conv, x = Conv(64), jax.random.normal(jax.random.key(1), (1, size, size, 64))
+    params = conv.init(jax.random.key(0), x)
+    alone = jax.jit(conv.apply)(params, x)
+    both, along = jax.jit(lambda p, x: jax.jvp(conv.apply, (p, x), (p, x)))(params, x)
+    np.testing.assert_allclose(alone, both, atol=2e-5)
+    np.testing.assert_allclose(along, 2 * alone, atol=4e-5)  # linear in both, the bias is zero
