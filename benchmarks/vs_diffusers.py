@@ -76,7 +76,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=_environment(),
+            env=environment(),
         )
 
     def __call__(self, row: str) -> float:
@@ -104,7 +104,7 @@ def measure(args: Arguments, directory: Path) -> list[Timing]:
         choose("side", side, SIDES)
     choose("size", args.size, SIZES)
     command = [sys.executable, "-c", _REFERENCE, str(directory), args.size]
-    if subprocess.run(command, env=_environment()).returncode:
+    if subprocess.run(command, env=environment()).returncode:
         raise UserError("the reference could not be made; it needs torch, diffusers, transformers")
     np.savez(directory / "inputs.npz", **make_inputs(SIZES[args.size]))
     workers = {side: Worker(side, directory, args) for side in args.sides}
@@ -166,7 +166,8 @@ def table(timings: list[Timing]) -> str:
     return "\n".join(lines)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """The environment of a process that imports `benchmarks`."""
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
