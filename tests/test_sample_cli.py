@@ -271,13 +271,14 @@ def test_the_script(tiny_model_dir, tmp_path):
     """As a user runs it: a fresh process, and a mistake that jax never sees."""
     command = [sys.executable, str(ROOT / "sample.py")]
     drawn = subprocess.run(
-        [*command, "cat", "--model", str(tiny_model_dir), "--steps", "2"],
+        [*command, "cat", "--model", str(tiny_model_dir), "--steps", "1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout == "out/cat-0.png\n"
+    assert drawn.stderr.startswith("1 picture of 16x16") and ", 1 step, " in drawn.stderr
     wrong = subprocess.run(
         [sys.executable, "-X", "importtime", *command[1:], "cat", "--seeds", "x"],
         cwd=tmp_path,

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 from jaxdiff.convert import hub
 from jaxdiff.convert.configs import CONTROLNET, read_config, write_config
 from jaxdiff.convert.merge import Params, from_torch, parameter_shapes, to_torch
+from jaxdiff.convert.model import Model
 from jaxdiff.convert.replacing import (
     replace_directory,
     require_writable,
@@ -109,6 +110,34 @@ def save_controlnet(
         write_tensors(staged / f"{DIFFUSERS_STEM}.safetensors", tensors, dtype)
 
     replace_directory(where, write, replaceable=_replaceable, kind=_KIND)
+
+
+def check_controlnet(config: ControlNetConfig, model: Model, name: str) -> None:
+    """Refuse a ControlNet that was made for another kind of model.
+
+    Raises:
+      UserError: a width or a level differs; the message names the first.
+    """
+    unet = model.unet_config
+    latents = model.vae_config.latent_channels
+    wanted = {
+        "addition_embed_type": unet.addition_embed_type,
+        "cross_attention_dim": unet.cross_attention_dim,
+        "block_out_channels": unet.block_out_channels,
+        "layers_per_block": unet.layers_per_block,
+        "in_channels": latents,
+    }
+    for field, value in wanted.items():
+        if getattr(config, field) != value:
+            raise UserError(
+                f"ControlNet {name} does not fit this model ({model.family}): its {field} is "
+                f"{getattr(config, field)}, the model's {value}; take one made for this model"
+            )
+    if config.downscale != model.vae_config.downscale:
+        raise UserError(
+            f"ControlNet {name} does not fit this model: it shrinks its picture {config.downscale} "
+            f"times, the autoencoder {model.vae_config.downscale} times"
+        )
 
 
 def check_controlnet_writable(where: str | Path) -> None:

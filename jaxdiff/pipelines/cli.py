@@ -116,14 +116,17 @@ def _draw_part(
 
 
 def _summary(recipe: Recipe, count: int) -> str:
-    plural = "picture" if count == 1 else "pictures"
     strength = "" if recipe.strength is None else f" at strength {recipe.strength:g}"
     source = f", from {recipe.init_image['name']}{strength}" if recipe.init_image else ""
     return (
-        f"{count} {plural} of {recipe.width}x{recipe.height} by {recipe.model} "
-        f"({recipe.model_hash}): {recipe.sampler}, {recipe.schedule}, {recipe.num_steps} steps, "
-        f"guidance {recipe.guidance_scale:g}{source}"
+        f"{_counted(count, 'picture')} of {recipe.width}x{recipe.height} by {recipe.model} "
+        f"({recipe.model_hash}): {recipe.sampler}, {recipe.schedule}, "
+        f"{_counted(recipe.num_steps, 'step')}, guidance {recipe.guidance_scale:g}{source}"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def say(line: str) -> None:

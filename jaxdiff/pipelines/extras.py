@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxdiff.convert import Model, TextTower, load_controlnet, model_hash
+from jaxdiff.convert.controlnet import check_controlnet
 from jaxdiff.convert.embeddings import add_embeddings, load_embedding
 from jaxdiff.convert.lora import Lora, load_lora, lora_hash
 from jaxdiff.errors import UserError
@@ -56,34 +57,6 @@ class Extras:
     """The pipeline that draws the last steps."""
     refiner_start: float = 1.0
     """The share of the way at which it takes over."""
-
-
-def check_controlnet(config: ControlNetConfig, model: Model, name: str) -> None:
-    """Refuse a ControlNet that was made for another kind of model.
-
-    Raises:
-      UserError: a width or a level differs; the message names the first.
-    """
-    unet = model.unet_config
-    latents = model.vae_config.latent_channels
-    wanted = {
-        "addition_embed_type": unet.addition_embed_type,
-        "cross_attention_dim": unet.cross_attention_dim,
-        "block_out_channels": unet.block_out_channels,
-        "layers_per_block": unet.layers_per_block,
-        "in_channels": latents,
-    }
-    for field, value in wanted.items():
-        if getattr(config, field) != value:
-            raise UserError(
-                f"ControlNet {name} does not fit this model ({model.family}): its {field} is "
-                f"{getattr(config, field)}, the model's {value}; take one made for this model"
-            )
-    if config.downscale != model.vae_config.downscale:
-        raise UserError(
-            f"ControlNet {name} does not fit this model: it shrinks its picture {config.downscale} "
-            f"times, the autoencoder {model.vae_config.downscale} times"
-        )
 
 
 def check_images(extras: Extras, images: int) -> None:

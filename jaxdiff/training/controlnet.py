@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from jaxdiff.convert import Model
-from jaxdiff.convert.controlnet import load_controlnet, save_controlnet
+from jaxdiff.convert.controlnet import check_controlnet, load_controlnet, save_controlnet
 from jaxdiff.data.sources import Source
 from jaxdiff.models import (
     ControlNet,
@@ -20,7 +20,6 @@ from jaxdiff.models import (
     copy_trunk,
     example_inputs,
 )
-from jaxdiff.pipelines.extras import check_controlnet
 from jaxdiff.training.config import ControlNetMethod, TrainConfig
 from jaxdiff.training.methods import Trained, make_unet, parameters
 from jaxdiff.training.preview import Steering

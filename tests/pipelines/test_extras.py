@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdiff.convert.controlnet import check_controlnet
 from jaxdiff.convert.embeddings import Embedding, save_embedding
 from jaxdiff.convert.lora import save_lora
 from jaxdiff.errors import UserError
 from jaxdiff.pipelines import TextToImage
-from jaxdiff.pipelines.extras import check_controlnet, check_refiner
+from jaxdiff.pipelines.extras import check_refiner
 from jaxdiff.pipelines.hooks import Drawn, Hooks, apply_hooks, load_hook
 from jaxdiff.pipelines.pictures import Pictures
 

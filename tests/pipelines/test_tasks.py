@@ -184,7 +184,7 @@ def test_control_weights_and_ranges(pipes, photo):
 
 
 @pytest.mark.slow
-def test_hires_is_larger_and_begins_with_the_small_picture(pipes, photo):
+def test_hires_is_larger_and_its_strength_says_how_much_is_drawn_again(pipes, photo):
     pipe = pipes("hires")
     drawn = pipe("cat", [1, 2], hires_scale=2.0, **FEW)
     assert drawn.shape == (2, 32, 32, 3)
