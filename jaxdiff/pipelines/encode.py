@@ -6,6 +6,7 @@ Axis legend: B prompts, C chunks, T tokens of a chunk, D width of all towers, P 
 """
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from jaxtyping import Array, Float
 from jaxdiff.convert import Model
 from jaxdiff.errors import UserError
 from jaxdiff.models import TextEncoder, TextEncoderConfig
+from jaxdiff.models.lora import Layers, intercept
 from jaxdiff.pipelines.prompts import Tokens
 
 Params = Mapping[str, Any]
+_UNCHANGED: Mapping[str, Layers] = types.MappingProxyType({})
 
 
 class TextCondition(NamedTuple):
@@ -37,6 +40,7 @@ def encode_text(
     params: Mapping[str, Any],
     tokens: tuple[Tokens, ...],
     clip_skip: int = 0,
+    changes: Mapping[str, Layers] = _UNCHANGED,
 ) -> TextCondition:
     """Encode prompts with every tower of a model.
 
@@ -50,6 +54,8 @@ def encode_text(
       tokens: one per tower, all of the same B and C.
       clip_skip: that many layers earlier; 0 as the model was trained. Web UIs count from 1: their
         "Clip skip: 2" is 1 here.
+      changes: LoRAs by tower, added to the outputs of layers: merged into bfloat16 kernels, the
+        small changes of their training would be rounded away.
 
     Raises:
       UserError: `clip_skip` leaves no layer.
@@ -60,7 +66,8 @@ def encode_text(
     contexts, pooled = [], None
     for tower, (ids, weights) in zip(model.text, tokens, strict=True):
         variables = {"params": params[tower.name]}
-        states, pooled = read(tower.config, dtype, variables, ids, clip_skip)
+        with intercept([(changes.get(tower.name, {}), 1.0)]):
+            states, pooled = read(tower.config, dtype, variables, ids, clip_skip)
         batch, chunks, length, width = states.shape
         emphasised = emphasise(states, weights)
         contexts.append(emphasised.reshape(batch, chunks * length, width))

@@ -4,7 +4,7 @@ Axis legend: b captions, N text encoders, T tokens, D context width, P pooled wi
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from jaxdiff.data.captions import loosened
 from jaxdiff.data.pipeline import Batch, ReadCaptions
 from jaxdiff.data.sources import Source, captions_of
 from jaxdiff.errors import UserError
+from jaxdiff.models.lora import Layers
 from jaxdiff.pipelines.encode import TextCondition, encode_text
 from jaxdiff.pipelines.prompts import Tokens
 from jaxdiff.training.cache import Rows, batched, cached_rows, storage_type, tree_hash
@@ -67,7 +68,13 @@ def caption_data(run: TrainConfig, trained: Trained, sources: Sequence[Source]) 
     return CaptionData(read, True, {"captions": rows.digest})
 
 
-def condition(run: TrainConfig, model: Model, params: Params, batch: StepBatch) -> TextCondition:
+def condition(
+    run: TrainConfig,
+    model: Model,
+    params: Params,
+    batch: StepBatch,
+    changes: Mapping[str, Layers],
+) -> TextCondition:
     """What a batch's captions say to the UNet.
 
     Args:
@@ -75,21 +82,25 @@ def condition(run: TrainConfig, model: Model, params: Params, batch: StepBatch) 
       model: the shapes of its text encoders.
       params: their parameters by name; not used where the batch has what they made.
       batch: as `CaptionData.read` gives it.
+      changes: LoRAs of the text encoders that are trained, by name.
     """
     if "context" in batch:
         context, pooled = batch["context"], batch.get("pooled")
         pooled = None if pooled is None else pooled.astype(jnp.float32)
         return TextCondition(context.astype(jnp.float32), pooled)
-    return _encode(run, model, params, batch["tokens"])
+    return _encode(run, model, params, batch["tokens"], changes)
 
 
-def _encode(run: TrainConfig, model: Model, params: Params, ids: Array) -> TextCondition:
+def _encode(
+    run: TrainConfig, model: Model, params: Params, ids: Array, changes: Mapping[str, Layers]
+) -> TextCondition:
     """Encode ids [b, N, T] with all text encoders."""
     tokens = tuple(
         Tokens(ids[:, n, None], jnp.ones(ids[:, n, None].shape, jnp.float32))
         for n in range(len(model.text))
     )
-    return encode_text(model, jnp.dtype(run.dtype), params, tokens, run.objective.clip_skip)
+    dtype = jnp.dtype(run.dtype)
+    return encode_text(model, dtype, params, tokens, run.objective.clip_skip, changes)
 
 
 def _conditions(run: TrainConfig, trained: Trained, captions: list[str], ids: np.ndarray) -> Rows:
@@ -107,7 +118,7 @@ def _conditions(run: TrainConfig, trained: Trained, captions: list[str], ids: np
     }
 
     def encode(params: Params, ids: Array) -> StepBatch:
-        made = _encode(run, model, params, ids)._asdict()
+        made = _encode(run, model, params, ids, {})._asdict()
         return {name: array for name, array in made.items() if array is not None}
 
     shapes = jax.eval_shape(encode, params, ids[:1])

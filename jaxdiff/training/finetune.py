@@ -109,7 +109,7 @@ def finetune_loss(run: TrainConfig, trained: Trained, vae: Autoencoder) -> LossF
         each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
         z0 = batch_latents(vae, frozen["vae"], batch, each["z"])
         towers = {} if "context" in batch else trained.towers(params, frozen)
-        text = condition(run, model, towers, batch)
+        text = condition(run, model, towers, batch, trained.changes(params))
         added: dict[str, Any] | None = None
         if model.unet_config.addition_embed_type is not None:
             sizes = batch["size"].astype(jnp.float32)

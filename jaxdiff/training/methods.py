@@ -23,7 +23,7 @@ from jaxdiff.data.sources import Source
 from jaxdiff.models import (
     UNet,
 )
-from jaxdiff.models.lora import TARGETS, init_lora, intercept, merge
+from jaxdiff.models.lora import TARGETS, Layers, init_lora, intercept, merge
 from jaxdiff.rng import named_keys
 from jaxdiff.training.config import (
     FullMethod,
@@ -64,6 +64,8 @@ class Trained(NamedTuple):
     """Params -> the networks to draw with, by name, without the autoencoder."""
     export: Callable[[Path, Params, dict], None]
     """(path, params, facts): write what was trained."""
+    changes: Callable[[Params], dict[str, Layers]] = lambda params: {}
+    """Params -> LoRAs of the text encoders by name, which their layers add to their outputs."""
     steering: Steering | None = None
     """What a ControlNet is shown in previews."""
 
@@ -152,8 +154,9 @@ def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
         init=init,
         frozen=whole,
         trains_text=config.text_encoder,
-        towers=lambda params, frozen: merged(params, {t.name: frozen[t.name] for t in model.text}),
+        towers=lambda params, frozen: {t.name: frozen[t.name] for t in model.text},
         predict=predict,
         networks=lambda params: merged(params, whole),
         export=export,
+        changes=lambda params: {name: params[name] for name in params if name != "unet"},
     )

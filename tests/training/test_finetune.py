@@ -13,10 +13,13 @@ from short_training import build, one_loss, train_shortly
 from jaxdiff.convert import load_model
 from jaxdiff.convert.embeddings import add_embedding, load_embedding
 from jaxdiff.convert.lora import load_lora
+from jaxdiff.data.sources import make_source
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import TextEncoder, UNet
 from jaxdiff.models.lora import merge
+from jaxdiff.training import finetune
+from jaxdiff.training.captions import condition
 from jaxdiff.training.config import (
     FullMethod,
     LoraMethod,
@@ -24,6 +27,7 @@ from jaxdiff.training.config import (
     PriorConfig,
     TextualInversionMethod,
 )
+from jaxdiff.training.methods import lora
 
 METHODS = {
     "full": FullMethod(),
@@ -252,6 +256,36 @@ def test_frozen_networks_are_held_in_the_compute_type(finetune_run, tmp_path):
     assert np.isfinite(losses).all()
 
 
+def test_a_text_encoders_small_changes_count_in_bfloat16_too(finetune_run):
+    """Merged into kernels of 64 the change is lost; outputs, near 0 for normed inputs, keep it."""
+    method = LoraMethod(rank=2, text_encoder=True)
+    run = with_objective(replace(finetune_run, dtype="bfloat16"), method=method)
+    model = finetune._load(run)
+    (tower,) = model.text
+
+    def coarse(path, leaf):
+        return leaf * 0 + 64 if [key.key for key in path][-2:] == ["v_proj", "kernel"] else leaf
+
+    params = jax.tree_util.tree_map_with_path(coarse, tower.params)
+    model = dataclasses.replace(model, text=(tower._replace(params=params),))
+    trained = lora(run, model, make_source(run.data))
+    start = trained.init(jax.random.key(0))
+    changed = {
+        path: layer._replace(up=layer.up + 0.1) if path.endswith("v_proj") else layer
+        for path, layer in start["text_encoder"].items()
+    }
+    same(merge(params, changed, 1.0), params)
+    ids = jnp.asarray(tower.tokenizer(["a red heart"]))[:, None]
+
+    @jax.jit
+    def encode(given):
+        towers = trained.towers(given, {"text_encoder": params})
+        return condition(run, model, towers, {"tokens": ids}, trained.changes(given)).context
+
+    before, after = encode(start), encode({**start, "text_encoder": changed})
+    assert np.abs(after - before).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -272,8 +306,6 @@ def test_what_does_not_fit_the_model_or_the_data_is_refused(
 
 
 def test_an_inpainting_model_is_refused(finetune_run, tiny_model, tmp_path):
-    from jaxdiff.training import finetune
-
     unet = dataclasses.replace(tiny_model.unet_config, in_channels=9)
     model = dataclasses.replace(tiny_model, unet_config=unet)
     with pytest.MonkeyPatch.context() as patch:
