@@ -99,3 +99,57 @@ def tiny_model_dir(tiny_model, tmp_path_factory):
     directory = tmp_path_factory.mktemp("models") / "tiny"
     save_model(directory, tiny_model)
     return directory
+
+
+@pytest.fixture(scope="session")
+def large_model(tiny_model):
+    """A model of SDXL's family, to be refused: all its parameters are zero."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from jaxdiff.convert import TextTower
+    from jaxdiff.convert.merge import parameter_shapes
+
+    def zeros(config):
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), parameter_shapes(config))
+
+    (first,) = tiny_model.text
+    config = dataclasses.replace(first.config, projection_dim=24)
+    second = TextTower("text_encoder_2", config, zeros(config), first.tokenizer)
+    unet = dataclasses.replace(
+        tiny_model.unet_config,
+        cross_attention_dim=48,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+    )
+    parts = {"unet_config": unet, "unet_params": zeros(unet), "text": (first, second)}
+    return dataclasses.replace(tiny_model, **parts, meta={"name": "large"})
+
+
+@pytest.fixture(scope="session")
+def large_model_dir(large_model, tmp_path_factory):
+    """The directory of `large_model`."""
+    from jaxdiff.convert import save_model
+
+    directory = tmp_path_factory.mktemp("models") / "large"
+    save_model(directory, large_model)
+    return directory
+
+
+@pytest.fixture
+def sample_py(tiny_model_dir, tmp_path, monkeypatch, capsys):
+    """`sample.py` in this process, in an empty directory: (code, lines out, lines err)."""
+    from jaxdiff.pipelines import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, model=tiny_model_dir):
+        extra = [] if model is None else ["--model", str(model)]
+        code = cli.main([*map(str, arguments), *extra])
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err.splitlines()
+
+    return call

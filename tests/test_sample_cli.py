@@ -20,22 +20,8 @@ ROOT = Path(__file__).parents[1]
 FEW = ["--steps", "3"]
 
 
-@pytest.fixture
-def run(tiny_model_dir, tmp_path, monkeypatch, capsys):
-    """Run the command line in this process, in an empty directory: (code, lines out, lines err)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, model=tiny_model_dir):
-        extra = [] if model is None else ["--model", str(model)]
-        code = cli.main([*map(str, arguments), *extra])
-        printed = capsys.readouterr()
-        return code, printed.out.splitlines(), printed.err.splitlines()
-
-    return call
-
-
-def test_pictures_and_recipes(run):
-    code, out, err = run("red heart", "cat", "--num-images", 2, "--seed", 5, *FEW)
+def test_pictures_and_recipes(sample_py):
+    code, out, err = sample_py("red heart", "cat", "--num-images", 2, "--seed", 5, *FEW)
     assert code == 0
     assert out == [f"out/{name}.png" for name in ("red-heart-5", "red-heart-6", "cat-5", "cat-6")]
     assert err[0].startswith("4 pictures of 16x16 by tiny (")
@@ -46,55 +32,59 @@ def test_pictures_and_recipes(run):
     assert "Steps: 3, Sampler: DPM++ 2M" in Image.open(out[1]).text["parameters"]
 
 
-def test_the_same_command_writes_the_same_files(run):
-    _, first, _ = run("cat", *FEW)
+def test_the_same_command_writes_the_same_files(sample_py):
+    _, first, _ = sample_py("cat", *FEW)
     before = Path(first[0]).read_bytes()
-    _, second, _ = run("cat", *FEW)
+    _, second, _ = sample_py("cat", *FEW)
     assert second == first
     assert Path(first[0]).read_bytes() == before
-    _, third, _ = run("cat", "--steps", 4)
+    _, third, _ = sample_py("cat", "--steps", 4)
     assert third == ["out/cat-0-2.png"]
 
 
-def test_prompts_file_and_seeds(run, tmp_path):
+def test_prompts_file_and_seeds(sample_py, tmp_path):
     (tmp_path / "p.txt").write_text("cat\nred heart\n")
-    code, out, _ = run("heart", "--prompts-file", "p.txt", "--seeds", "0,3-4", "--out", "a/b", *FEW)
+    code, out, _ = sample_py(
+        "heart", "--prompts-file", "p.txt", "--seeds", "0,3-4", "--out", "a/b", *FEW
+    )
     assert code == 0
     assert len(out) == 9
     assert out[-1] == "a/b/red-heart-4.png"
 
 
-def test_show_steps(run):
-    code, out, _ = run("cat", "--show-steps", *FEW)
+def test_show_steps(sample_py):
+    code, out, _ = sample_py("cat", "--show-steps", *FEW)
     assert code == 0
     assert out == ["out/cat-0.png", "out/cat-0-steps.png"]
     assert Image.open(out[1]).size == (3 * 16, 16)
-    code, _, err = run("--recreate", out[1])
+    code, _, err = sample_py("--recreate", out[1])
     assert code == 2
     assert "is a strip of steps" in err[0]
 
 
-def test_recreate(run, tiny_model, tmp_path):
-    _, [path], _ = run("cat", "--seed", 9, "--sampler", "euler_a", "--guidance-scale", 2.5, *FEW)
-    code, out, err = run("--recreate", path)
+def test_recreate(sample_py, tiny_model, tmp_path):
+    _, [path], _ = sample_py(
+        "cat", "--seed", 9, "--sampler", "euler_a", "--guidance-scale", 2.5, *FEW
+    )
+    code, out, err = sample_py("--recreate", path)
     assert code == 0
     assert out == ["out/cat-9-recreated.png"]
     assert err[-1] == f"equal to {path}"
     np.testing.assert_array_equal(provenance.read_png(out[0])[0], provenance.read_png(path)[0])
 
 
-def test_recreate_wants_the_same_model(run, tiny_model, tmp_path):
+def test_recreate_wants_the_same_model(sample_py, tiny_model, tmp_path):
     from jaxdiff.convert import save_model
 
-    _, [path], _ = run("cat", *FEW)
+    _, [path], _ = sample_py("cat", *FEW)
     save_model(tmp_path / "other", tiny_model, np.float32)
-    code, _, err = run("--recreate", path, model=tmp_path / "other")
+    code, _, err = sample_py("--recreate", path, model=tmp_path / "other")
     assert code == 2
     assert "was drawn by model tiny" in err[0]
 
 
-def test_a_long_prompt_says_what_was_cut(run):
-    code, out, err = run("cat " * 2500, *FEW)
+def test_a_long_prompt_says_what_was_cut(sample_py):
+    code, out, err = sample_py("cat " * 2500, *FEW)
     assert code == 0
     assert "of a prompt of 10000 characters the last " in err[0]
     assert len(err[0]) < 250
@@ -128,6 +118,7 @@ MISTAKES = {
         ["cat", "--init-image", "photo.png", "--mask", "bare.png"],
         "mask bare.png is 4x4, but its picture photo.png is 16x16",
     ),
+    "negative": (["cat", "--init-image", "photo.png", "--strength", "-0.1"], "give 0 to 1"),
     "strength": (["cat", "--init-image", "photo.png", "--strength", "1.2"], "give 0 to 1"),
     "no init image": (["cat", "--init-image", "no.png"], "init image no.png does not exist"),
     "init image": (["cat", "--init-image", "empty.txt"], "empty.txt (init image)"),
@@ -145,26 +136,28 @@ MISTAKES = {
     "prediction": (["cat", "--prediction", "epsilon"], "choose one of"),
     "hook": (["cat", "--watermark", "os:no_such_function"], "cannot be imported"),
     "tile": (["cat", "--tile", "3"], "give a multiple of 2"),
+    "clip skip": (["cat", "--clip-skip", "9"], "clip skip is 9; text_encoder has layers for 0 to"),
+    "weak": (["cat", "--init-image", "photo.png", "--strength", "0.01"], "takes none of 25 steps"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_one_clear_line(run, tmp_path, name):
+def test_mistakes_are_one_clear_line(sample_py, tmp_path, name):
     (tmp_path / "empty.txt").write_text("\n")
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
     Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps({}))
     arguments, message = MISTAKES[name]
-    code, out, err = run(*arguments)
+    code, out, err = sample_py(*arguments)
     assert code == 2
     assert not out
     assert len(err) == 1
     assert err[0].startswith("error: ")
     assert message in err[0]
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()
 
 
-def test_pictures_that_went_in_and_drawn_again(run, tmp_path):
+def test_pictures_that_went_in_and_drawn_again(sample_py, tmp_path):
     """Redrawn within a mask, recreated from the same files, refused from others."""
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (16, 16, 3), np.uint8)
@@ -174,7 +167,7 @@ def test_pictures_that_went_in_and_drawn_again(run, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     Image.fromarray(photo[::-1]).save(tmp_path / "other.png")
     files = ["--init-image", "photo.png", "--mask", "mask.png"]
-    code, [path], err = run("cat (face", *files, "--strength", 0.7, *FEW)
+    code, [path], err = sample_py("cat (face", *files, "--strength", 0.7, *FEW)
     assert code == 0
     assert "unbalanced brackets: '('" in err[0]
     assert "from photo.png at strength 0.7" in err[1]
@@ -184,7 +177,7 @@ def test_pictures_that_went_in_and_drawn_again(run, tmp_path):
     assert (recipe.strength, recipe.mask["name"]) == (0.7, "mask.png")
     text = Image.open(path).text["parameters"]
     assert "Denoising strength: 0.7, Init image: photo.png, Mask: mask.png" in text
-    code, out, err = run("--recreate", path, *files)
+    code, out, err = sample_py("--recreate", path, *files)
     assert (code, err[-1]) == (0, f"equal to {path}")
     for given, message in (
         ([], "was drawn with init image photo.png"),
@@ -192,12 +185,12 @@ def test_pictures_that_went_in_and_drawn_again(run, tmp_path):
         (["--init-image", "photo.png"], "was drawn with mask mask.png"),
         ([*files, "--lora", "photo.png"], "was drawn without LoRA photo.png"),
     ):
-        code, out, err = run("--recreate", path, *given)
+        code, out, err = sample_py("--recreate", path, *given)
         assert (code, out) == (2, [])
         assert message in err[0]
 
 
-def test_models_that_take_part_and_drawn_again(run, tiny_model, tmp_path):
+def test_models_that_take_part_and_drawn_again(sample_py, tiny_model, tmp_path):
     """A ControlNet, a LoRA and a hook from the command line."""
     import jax
 
@@ -218,7 +211,7 @@ def test_models_that_take_part_and_drawn_again(run, tiny_model, tmp_path):
     save_lora(tmp_path / "ink.safetensors", Lora(layers, {}, {}), tiny_model)
     Image.new("RGB", (16, 16), "red").save(tmp_path / "edges.png")
     files = ["--controlnet", "net:edges.png:0.5:0-0.8", "--lora", "ink.safetensors:0.7"]
-    code, [path], _ = run("cat", *files, *FEW)
+    code, [path], _ = sample_py("cat", *files, *FEW)
     assert code == 0
     recipe = provenance.read_png(path)[1]
     [net], [used] = recipe.controlnets, recipe.loras
@@ -228,14 +221,14 @@ def test_models_that_take_part_and_drawn_again(run, tiny_model, tmp_path):
     assert f'Lora hashes: "ink.safetensors: {used["hash"]}"' in text
     assert 'ControlNet 0: "Model: net [' in text
     again = ["--controlnet", "net:edges.png", "--lora", "ink.safetensors"]
-    code, _, err = run("--recreate", path, *again)
+    code, _, err = sample_py("--recreate", path, *again)
     assert (code, err[-1]) == (0, f"equal to {path}")
-    code, _, err = run("--recreate", path, *again[:3], "ink.safetensors:0.2")
+    code, _, err = sample_py("--recreate", path, *again[:3], "ink.safetensors:0.2")
     assert code == 2 and "at 0.7, not 0.2" in err[0]
 
 
 @pytest.mark.parametrize("spoil", ["missing", "truncated", "shapes", "no directory"])
-def test_models_that_do_not_load(run, tiny_model_dir, tmp_path, spoil):
+def test_models_that_do_not_load(sample_py, tiny_model_dir, tmp_path, spoil):
     from jaxdiff.convert.tensors import read_tensors, write_tensors
 
     model = shutil.copytree(tiny_model_dir, tmp_path / "m")
@@ -249,8 +242,9 @@ def test_models_that_do_not_load(run, tiny_model_dir, tmp_path, spoil):
         write_tensors(file, tensors | {"conv_out.bias": np.zeros(3)}, np.float16)
     else:
         shutil.rmtree(model)
-    code, out, err = run("cat", model=model)
+    code, out, err = sample_py("cat", model=model)
     assert (code, out, len(err)) == (2, [], 1)
+    assert not (tmp_path / "out").exists()
     assert err[0].startswith(f"error: {model}")
 
 

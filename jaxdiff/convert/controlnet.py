@@ -116,12 +116,13 @@ def check_controlnet(config: ControlNetConfig, model: Model, name: str) -> None:
     """Refuse a ControlNet that was made for another kind of model.
 
     Raises:
-      UserError: a width or a level differs; the message names the first.
+      UserError: the family, a width or a level differs; the message names the first.
     """
+    kind = "sd" if config.addition_embed_type is None else "sdxl"
+    model.require_family(kind, f"{kind}-inpaint", task=f"ControlNet {name}")
     unet = model.unet_config
     latents = model.vae_config.latent_channels
     wanted = {
-        "addition_embed_type": unet.addition_embed_type,
         "cross_attention_dim": unet.cross_attention_dim,
         "block_out_channels": unet.block_out_channels,
         "layers_per_block": unet.layers_per_block,

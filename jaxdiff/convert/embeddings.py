@@ -132,7 +132,7 @@ def add_embeddings(towers: tuple[TextTower, ...], embedding: Embedding) -> tuple
     A file of one tensor goes to the first tower of its width.
 
     Raises:
-      UserError: it is for none of them, has another width, or its token is taken.
+      UserError: it is for none of them, or for one more, has another width, or its token is taken.
     """
     fits = {name: name for name in embedding.vectors}
     if len(embedding.vectors) == 1:
@@ -140,6 +140,7 @@ def add_embeddings(towers: tuple[TextTower, ...], embedding: Embedding) -> tuple
         width = vectors.shape[1]
         named = [tower.name for tower in towers if tower.config.hidden_size == width]
         fits = {named[0] if named else towers[0].name: given}
+    _require_towers(embedding.token, list(fits), [tower.name for tower in towers])
     changed = []
     for tower in towers:
         if tower.name in fits:
@@ -147,3 +148,12 @@ def add_embeddings(towers: tuple[TextTower, ...], embedding: Embedding) -> tuple
             tower = add_embedding(tower, Embedding(embedding.token, {tower.name: vectors}))
         changed.append(tower)
     return tuple(changed)
+
+
+def _require_towers(token: str, wanted: list[str], found: list[str]) -> None:
+    """Refuse SDXL's embeddings in a model of its first text encoder; its refiner has the second."""
+    if found == ["text_encoder"] and wanted != found:
+        raise UserError(
+            f"the embedding {token!r} holds vectors for {' and '.join(sorted(wanted))}, and this "
+            f"model has only {found[0]}: it was made for SDXL"
+        )

@@ -63,6 +63,8 @@ def draw(args: Arguments) -> None:
     notes = _notes(pipe, prompts, changes)
     jobs = [(prompt, seed) for prompt in prompts for seed in seeds]
     summary = _summary(pipe.recipe(*jobs[0], files.pictures, **changes), len(jobs))
+    prompt, seed = jobs[0]
+    pipe.job([prompt], [seed], files.pictures, show=args.show_steps, **changes)
     folder = writable_directory(args.out)
     for line in (*(f"note: {note}" for note in notes), summary):
         say(line)

@@ -63,6 +63,16 @@ class Engine:
         """How many pictures are drawn at a time; longer jobs are cut into batches."""
         return PER_DEVICE * self.mesh.size
 
+    def check(self, job: Job) -> None:
+        """Refuse what this model cannot do, before anything is compiled.
+
+        Raises:
+          UserError: too many layers are left out, a strength takes no step, or a number of weights
+            or a noise level does not fit.
+        """
+        check_clip_skip(self.networks.model, job.settings.clip_skip)
+        self._shared(job)
+
     def run(self, params: Params, job: Job) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels, or latents where the span ends early, and steps [B S H W 3] if shown.
 
@@ -71,7 +81,6 @@ class Engine:
           job: what to draw.
         """
         settings, model = job.settings, self.networks.model
-        check_clip_skip(model, settings.clip_skip)
         read = functools.cache(
             lambda prompt: read_prompt(model, prompt, settings.negative_prompt, settings.max_chunks)
         )

@@ -3,6 +3,7 @@
 Each keeps its name and hash, for recipes.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,41 +71,70 @@ def check_images(extras: Extras, images: int) -> None:
         raise UserError(f"{images} control images for {nets} ControlNets; give one for each")
 
 
+def check_job(engine: Engine, job: Job, extras: Extras) -> None:
+    """Refuse what cannot be drawn, before anything is compiled or written.
+
+    Args:
+      engine: the model's.
+      job: what is to be drawn.
+      extras: all that takes part.
+
+    Raises:
+      UserError: a setting is beyond the model or its refiner, control images lack, or steps are to
+        be shown, or there is a second pass, with a refiner.
+    """
+    check_images(extras, len(job.layout.control))
+    engine.check(job)
+    if extras.refiner is None:
+        return
+    if job.show or job.layout.sizes.second is not None:
+        raise UserError("with a refiner there are neither steps shown nor a hires pass")
+    extras.refiner.engine.check(_rest(job, extras.refiner_start))
+
+
 def draw_in_turn(engine: Engine, params: dict[str, Any], job: Job, extras: Extras) -> Drawn:
     """Draw, and let the refiner go on where there is one.
 
     Args:
       engine: the model's.
       params: the model's.
-      job: what to draw.
+      job: what to draw, as `check_job` allows it.
       extras: the refiner, if any.
-
-    Raises:
-      UserError: steps are to be shown, or there is a second pass, with a refiner.
     """
-    check_images(extras, len(job.layout.control))
     if extras.refiner is None:
         pixels, steps = engine.run(params, job)
         return Drawn(pixels, steps, (False,) * len(pixels))
-    if job.show or job.layout.sizes.second is not None:
-        raise UserError("with a refiner there are neither steps shown nor a hires pass")
     start, refiner = extras.refiner_start, extras.refiner
     sample, _ = engine.run(params, job._replace(span=(0.0, start)))
-    rest = job._replace(
-        layout=job.layout._replace(control=()), sample=sample, latents=None, span=(start, 1.0)
-    )
-    pixels, _ = refiner.engine.run(refiner.params, rest)
+    pixels, _ = refiner.engine.run(refiner.params, _rest(job, start)._replace(sample=sample))
     return Drawn(pixels, None, (False,) * len(pixels))
 
 
-def check_refiner(base: Model, refiner: Model, start: float) -> None:
-    """Refuse a refiner of other latents, and a start that leaves one of the two nothing to do.
+def _rest(job: Job, start: float) -> Job:
+    """What is left to a refiner, which no ControlNet steers."""
+    settings = dataclasses.replace(job.settings, control_weights=(), control_ranges=())
+    layout = job.layout._replace(control=())
+    return job._replace(layout=layout, settings=settings, latents=None, span=(start, 1.0))
+
+
+def check_refiner(base: Model, refiner: Model, start: float, name: str = "") -> None:
+    """Refuse a refiner of another family, and a start that leaves one of the two nothing to do.
+
+    Args:
+      base: begins the picture.
+      refiner: goes on with it.
+      start: the share of the way at which it does.
+      name: of the refiner, for messages.
 
     Raises:
       UserError: as said.
     """
     if not 0 < start < 1:
         raise UserError(f"the refiner starts at {start}; give a share of the way between 0 and 1")
+    if refiner.family.endswith("-upscale"):
+        raise UserError(f"refiner {name} enlarges pictures and cannot go on with one")
+    kind = refiner.family.split("-")[0]
+    base.require_family(kind, f"{kind}-inpaint", task=f"refiner {name}")
     ours, theirs = ((m.vae_config.latent_channels, m.vae_config.downscale) for m in (base, refiner))
     if ours != theirs:
         raise UserError(

@@ -75,10 +75,13 @@ def open_pipeline(
         for name in ("safety_checker", "watermark")
         if (given := getattr(args, name)) is not None
     }
+    from jaxdiff.convert.tensors import read_metadata, require_safetensors
     from jaxdiff.pipelines.settings import Settings, with_changes
     from jaxdiff.pipelines.text_to_image import TextToImage
 
     with_changes(Settings(), changes)
+    for file in (*files.embeddings, *(lora.where for lora in files.loras)):
+        read_metadata(require_safetensors(file))  # whole and no pickle: before the model is read
     options = {"tokenizer_dir": args.tokenizer_dir, "variant": args.variant}
     pipe = TextToImage.load(where, dtype, prediction=args.prediction, **options, **hooks)
     for path in files.embeddings:

@@ -67,10 +67,11 @@ def recreate(args: Arguments) -> None:
         args = dataclasses.replace(args, prediction=recipe.prediction)
     pipe = open_pipeline(args, files, recipe.dtype, changes)
     _require_models(args, pipe, recipe)
+    again = pipe.recipe(recipe.prompt, recipe.seed, files.pictures, **changes)
+    job = ([recipe.prompt], [recipe.seed], files.pictures)
+    pipe.job(*job, **changes)
     folder = writable_directory(args.out)
-    job = (recipe.prompt, recipe.seed)
-    again = pipe.recipe(*job, files.pictures, **changes)
-    [drawn] = pipe.draw([job[0]], [job[1]], files.pictures, **changes).pixels
+    [drawn] = pipe.draw(*job, **changes).pixels
     path = folder / f"{args.recreate.stem}-recreated.png"
     write_png(path, drawn, again)
     print(path, flush=True)

@@ -177,7 +177,7 @@ class TextToImage:
           UserError: its latents are of another kind, or `start` is not between 0 and 1.
         """
         if refiner is not None:
-            extras.check_refiner(self.model, refiner.model, start)
+            extras.check_refiner(self.model, refiner.model, start, refiner.name)
         self._take({}, refiner=refiner, refiner_start=start)
 
     def _take(self, params: dict[str, Any], **changes: Any) -> None:
@@ -251,12 +251,31 @@ class TextToImage:
         **changes: Any,
     ) -> Drawn:
         """As a call, with pictures that know their files, and with what the hooks say."""
+        job = self.job(prompts, seeds, pictures, latents=latents, show=show, **changes)
+        drawn = extras.draw_in_turn(self.engine, self.params, job, self.extras)
+        return apply_hooks(drawn, job.prompts, self._hooks)
+
+    def job(
+        self,
+        prompts: str | Sequence[str],
+        seeds: Sequence[int],
+        pictures: Pictures = NO_PICTURES,
+        *,
+        latents: Float[np.ndarray, "B h w Z"] | None = None,
+        show: bool = False,
+        **changes: Any,
+    ) -> Job:
+        """What `draw` is asked for, checked before anything is compiled.
+
+        Raises:
+          UserError: as for a call.
+        """
         settings, prompts = with_changes(self.defaults, changes), check_jobs(prompts, seeds)
         check_used(changes, pictures, self.room)
         layout = arrange(pictures, wish_of(settings), self.room)
         job = Job(prompts, seeds, layout, settings, latents=latents, show=show)
-        drawn = extras.draw_in_turn(self.engine, self.params, job, self.extras)
-        return apply_hooks(drawn, prompts, self._hooks)
+        extras.check_job(self.engine, job, self.extras)
+        return job
 
     def recipe(
         self, prompt: str, seed: int, pictures: Pictures = NO_PICTURES, **changes: Any

@@ -111,6 +111,7 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     source = make_source(config.data)
     objective = OBJECTIVES[type(config.objective)](config, source, workdir)
     check_inputs(config, objective.inputs)
+    workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         write_config(config, objective.inputs)
         objective.keep(workdir)

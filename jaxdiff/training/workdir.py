@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from jaxdiff.convert.replacing import require_writable
 from jaxdiff.errors import UserError
 from jaxdiff.training.config import LossConfig, TrainConfig
 
@@ -53,7 +55,9 @@ def to_json(config: Any) -> Any:
 
 
 def check_workdir(config: TrainConfig) -> Path:
-    """Create the work directory, or check that its checkpoints are of this run; writes no config.
+    """Check that the work directory can be written and its checkpoints are of this run.
+
+    Nothing is written: much can still be found wrong before there is something to keep.
 
     Raises:
       UserError: no directory was given, it cannot be written, or it holds checkpoints and its
@@ -63,10 +67,7 @@ def check_workdir(config: TrainConfig) -> Path:
         raise UserError("--workdir is missing; say where checkpoints and metrics shall go")
     path = config.workdir / "config.json"
     try:
-        config.workdir.mkdir(parents=True, exist_ok=True)
-        probe = config.workdir / ".writable"
-        probe.touch()
-        probe.unlink()
+        require_writable(config.workdir, _may_write, "folder to write to")
         started = any((config.workdir / "checkpoints").glob("[0-9]*"))
         theirs = json.loads(path.read_text()) if started and path.exists() else None
     except (OSError, ValueError) as error:
@@ -82,6 +83,10 @@ def check_workdir(config: TrainConfig) -> Path:
             "give the same options, or another --workdir"
         )
     return config.workdir
+
+
+def _may_write(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def check_inputs(config: TrainConfig, inputs: dict[str, str]) -> None:

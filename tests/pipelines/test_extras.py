@@ -120,9 +120,7 @@ def test_a_controlnet_for_another_kind_of_model(tiny_model, tiny_controlnet):
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=72,
     )
-    with pytest.raises(
-        UserError, match=r"canny does not fit this model \(sd\): its addition_embed"
-    ):
+    with pytest.raises(UserError, match="canny needs a model of the family sdxl or sdxl-inpaint"):
         check_controlnet(sdxl, tiny_model, "canny")
 
 
@@ -131,9 +129,24 @@ def test_refiners_that_do_not_fit(tiny_model):
     other = dataclasses.replace(tiny_model, vae_config=config)
     with pytest.raises(UserError, match="4 channels at 1/4 of the size, the model's 4 at 1/2"):
         check_refiner(tiny_model, other, 0.8)
+    upscaler = dataclasses.replace(tiny_model.unet_config, in_channels=7)
+    with pytest.raises(UserError, match="refiner x4 enlarges pictures"):
+        check_refiner(tiny_model, dataclasses.replace(tiny_model, unet_config=upscaler), 0.8, "x4")
     for start in (0.0, 1.0, float("nan")):
         with pytest.raises(UserError, match="between 0 and 1"):
             check_refiner(tiny_model, tiny_model, start)
+
+
+def test_a_refiner_goes_on_without_the_controlnets(tiny_model, tiny_controlnet, photo):
+    """Weights are those of the model's ControlNets, and none is wanted of the refiner."""
+    pipe = TextToImage(tiny_model)
+    pipe.add_controlnet(tiny_controlnet)
+    pipe.set_refiner(TextToImage(tiny_model), 0.5)
+    pictures = Pictures.of(control=[photo[0]])
+    changes = {"control_weights": (0.9,), "control_ranges": ((0.0, 0.8),)}
+    assert pipe.job("cat", [1], pictures, **changes).settings.control_weights == (0.9,)
+    with pytest.raises(UserError, match="2 weights for 1 ControlNets"):
+        pipe.job("cat", [1], pictures, control_weights=(0.9, 0.5))
 
 
 def test_a_recipe_says_what_went_in(pipe, lora_file, photo, mask):

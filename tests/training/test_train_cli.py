@@ -1,9 +1,16 @@
 """`train.py` as a user meets it: mistakes get one line and exit code 2, before any compile."""
 
 import importlib.util
+import pickle
+import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from jaxdiff.convert import save_controlnet
+from jaxdiff.models import controlnet_config, parameter_shapes
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +53,51 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, arguments, message, tmp_p
     assert printed.out == ""
     (line,) = printed.err.strip().splitlines()
     assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.fixture(scope="module")
+def refused(tiny_model_dir, large_model, tmp_path_factory):
+    """Models to start from that cannot be used."""
+    folder = tmp_path_factory.mktemp("refused")
+    for name in ("parts", "cut"):
+        shutil.copytree(tiny_model_dir, folder / name)
+    (folder / "parts" / "model_index.json").unlink()
+    weights = folder / "cut" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    (folder / "model.ckpt").write_bytes(pickle.dumps({}))
+    config = controlnet_config(
+        large_model.unet_config, conditioning_embedding_out_channels=(4, 8), in_channels=4
+    )
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape), parameter_shapes(config))
+    save_controlnet(folder / "canny", config, zeros)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("preset", "option", "name", "message"),
+    [
+        ("finetune", "model", "parts", "parts/model_index.json is missing"),
+        ("lora", "model", "cut", "diffusion_pytorch_model.safetensors is truncated"),
+        ("lora", "model", "model.ckpt", "model.ckpt is a pickle"),
+        ("textual-inversion", "model", "canny", "canny/model_index.json is missing"),
+        ("controlnet", "method.init", "canny", "canny needs a model of the family sdxl or"),
+    ],
+)
+def test_a_model_that_cannot_be_used_leaves_nothing_behind(
+    script, refused, pictures_dir, tiny_model_dir, tmp_path, capsys, preset, option, name, message
+):
+    model = ["--objective.model", str(tiny_model_dir)] if option != "model" else []
+    code = script.main(
+        [preset, "--workdir", f"{tmp_path}/w", "--export", f"{tmp_path}/x.safetensors"]
+        + ["--data.source", f"folder:{pictures_dir}", "--data.resolution", "16"]
+        + ["--data.batch-size", "8"]
+        + [*model, f"--objective.{option}", str(refused / name)]
+    )
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "")
+    assert printed.err.splitlines()[-1].startswith("error: ") and message in printed.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_help_explains_every_field(script, capsys):
