@@ -102,9 +102,8 @@ def full(run: TrainConfig, model: Model, source: Source) -> Trained:
         return unet.apply({"params": params["unet"]}, *inputs)
 
     def export(path: Path, params: Params, facts: dict) -> None:
-        meta = {**model.meta, **about(run, facts)}
         tuned = with_parameters(model, {**frozen, **params})
-        save_model(path, dataclasses.replace(tuned, meta=meta))
+        save_model(path, dataclasses.replace(tuned, meta=_descended(model, about(run, facts))))
 
     return Trained(
         model=model,
@@ -116,6 +115,16 @@ def full(run: TrainConfig, model: Model, source: Source) -> Trained:
         networks=lambda params: {**frozen, **params},
         export=export,
     )
+
+
+def _descended(model: Model, about: dict[str, Any]) -> dict[str, Any]:
+    """What a fine-tuned model says of itself.
+
+    How it draws best is inherited, and the licence where the run names none.
+    """
+    inherited = {key: model.meta[key] for key in ("licence", "sampling") if key in model.meta}
+    own = {key: value for key, value in about.items() if value and key != "sampling"}
+    return {**inherited, **own}
 
 
 def lora(run: TrainConfig, model: Model, source: Source) -> Trained:

@@ -105,6 +105,8 @@ def test_a_full_export_is_a_model_whose_other_parts_are_the_base(short, tiny_mod
     same(tuned.text[0].params, tiny_model.text[0].params)
     assert differs(tuned.unet_params, tiny_model.unet_params)
     assert tuned.noise == tiny_model.noise
+    assert tuned.meta["licence"] == tiny_model.meta["licence"]
+    assert "sampling" not in tuned.meta and "name" not in tuned.meta
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
         tuned.unet_params,
