@@ -67,9 +67,9 @@ def prepare(directory: Path, inputs: Inputs, *, compiled: bool, device: str, dty
     for part in (pipe.unet, pipe.vae):
         part.to(memory_format=torch.channels_last)
     if compiled:
-        pipe.text_encoder = torch.compile(pipe.text_encoder)
-        pipe.unet = torch.compile(pipe.unet)
-        pipe.vae.decode = torch.compile(pipe.vae.decode)
+        pipe.text_encoder = torch.compile(pipe.text_encoder, dynamic=False)
+        pipe.unet = torch.compile(pipe.unet, dynamic=False)
+        pipe.vae.decode = torch.compile(pipe.vae.decode, dynamic=False)
     tensors = {name: _tensor(array, device, dtype) for name, array in inputs.items()}
     tensors["ids"] = tensors["ids"].long()
     return {

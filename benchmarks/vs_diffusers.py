@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,8 +97,8 @@ class Worker:
         self.process.wait()
 
 
-def measure(args: Arguments, directory: Path) -> list[Timing]:
-    """Run every row; prints how far the results are apart as soon as they are known."""
+def measure(args: Arguments, directory: Path) -> Iterator[Timing]:
+    """Run every row, and give its times; prints how far the results are apart."""
     for row in args.rows:
         choose("row", row, ROWS)
     for side in args.sides:
@@ -109,7 +110,8 @@ def measure(args: Arguments, directory: Path) -> list[Timing]:
     np.savez(directory / "inputs.npz", **make_inputs(SIZES[args.size]))
     workers = {side: Worker(side, directory, args) for side in args.sides}
     try:
-        return [_row(row, workers, args.rounds, directory) for row in args.rows]
+        for row in args.rows:
+            yield _row(row, workers, args.rounds, directory)
     finally:
         for worker in workers.values():
             worker.close()
@@ -129,7 +131,7 @@ def _row(row: str, workers: dict[str, Worker], rounds: int, directory: Path) -> 
 
 
 def _compare(row: str, results: dict[str, np.ndarray]) -> None:
-    """Print how far apart the sides' results are.
+    """Say how far apart the sides' results are.
 
     Raises:
       UserError: they are not results of the same work.
@@ -140,29 +142,29 @@ def _compare(row: str, results: dict[str, np.ndarray]) -> None:
         difference, largest = np.abs(results[name] - first).max(), np.abs(first).max()
         print(
             f"{row}: {names[0]} and {name} are at most {difference:.1e} apart, of {largest:.3g}",
-            flush=True,
+            file=sys.stderr,
         )
         if not difference <= _FURTHEST * largest:
             raise UserError(f"{row}: {names[0]} and {name} do not compute the same")
 
 
-def table(timings: list[Timing]) -> str:
+HEADER = "row", "side", "first s", "median s", "min s", "ratio", "quartiles", "ratio of minima"
+
+
+def table(timing: Timing) -> str:
     """Median seconds of each side, and the ratios to ours: median, quartiles, of the minima."""
-    lines = ["| row | side | first s | median s | min s | ratio | quartiles | ratio of minima |"]
-    lines.append("|---" * 8 + "|")
-    for timing in timings:
-        ours = timing.rounds.get("jaxdiff")
-        for side, seconds in timing.rounds.items():
-            cells = [timing.row, side, f"{timing.first[side]:.2f}", f"{np.median(seconds):.3f}"]
-            cells.append(f"{min(seconds):.3f}")
-            if ours and side != "jaxdiff":
-                ratios = np.array(seconds) / np.array(ours)
-                low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-                cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
-                cells.append(f"{min(seconds) / min(ours):.2f}")
-            else:
-                cells += ["", "", ""]
-            lines.append("| " + " | ".join(cells) + " |")
+    lines, ours = [], timing.rounds.get("jaxdiff")
+    for side, seconds in timing.rounds.items():
+        cells = [timing.row, side, f"{timing.first[side]:.2f}", f"{np.median(seconds):.3f}"]
+        cells.append(f"{min(seconds):.3f}")
+        if ours and side != "jaxdiff":
+            ratios = np.array(seconds) / np.array(ours)
+            low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+            cells += [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+            cells.append(f"{min(seconds) / min(ours):.2f}")
+        else:
+            cells += ["", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -182,8 +184,9 @@ def main(arguments: list[str]) -> int:
         args = tyro.cli(Arguments, args=arguments)
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as directory:
-            timings = measure(args, Path(directory))
-        print(f"\n{table(timings)}\n")
+            print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|", flush=True)
+            for timing in measure(args, Path(directory)):
+                print(table(timing), flush=True)
         load = os.getloadavg()[0]
         print(
             f"{os.cpu_count()} cores, load average {load:.1f}, {args.rounds} rounds, "
