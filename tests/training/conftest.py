@@ -35,13 +35,12 @@ AUTOENCODER = AutoencoderConfig(
 )
 
 
-@pytest.fixture
-def autoencoder_run(tmp_path: Path) -> TrainConfig:
-    """Six steps of an autoencoder on eight pictures a step."""
+@pytest.fixture(scope="session")
+def autoencoder_config() -> TrainConfig:
+    """Six steps of an autoencoder on eight pictures a step; a work directory lacks."""
     return TrainConfig(
         objective=AutoencoderObjective(autoencoder=AUTOENCODER),
         data=DataConfig(source="shapes", resolution=16, batch_size=8),
-        workdir=tmp_path / "run",
         num_steps=6,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
         ema=EMAConfig(decay=0.9),
@@ -52,10 +51,16 @@ def autoencoder_run(tmp_path: Path) -> TrainConfig:
 
 
 @pytest.fixture
+def autoencoder_run(autoencoder_config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """The same with a work directory."""
+    return replace(autoencoder_config, workdir=tmp_path / "run")
+
+
+@pytest.fixture
 def diffusion_run(autoencoder_run: TrainConfig, tmp_path: Path) -> TrainConfig:
     """The same of a text-conditional UNet, on the latents of a random autoencoder."""
-    model = Autoencoder(AUTOENCODER)
-    params = model.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8, 8, 4)))
+    init = jax.jit(Autoencoder(AUTOENCODER).init)
+    params = init(jax.random.key(1), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8, 8, 4)))
     save_autoencoder(
         tmp_path / "ae", AUTOENCODER, params["params"], scaling_factor=1.0, facts={"step": 0}
     )

@@ -1,12 +1,14 @@
 """Whole runs: they resume exactly, spread equally, stop at NaN and refuse what does not fit."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.errors import UserError
+from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.loop import NotFiniteError, train
+from jaxdiff.training.step import TrainState
 from jaxdiff.training.workdir import to_json
 
 ROOT = Path(__file__).parents[2]
@@ -29,15 +33,47 @@ def _same(a, b):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
 
 
-@pytest.mark.parametrize("run", ["autoencoder_run", "diffusion_run"])
-def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(run, request, tmp_path):
-    config = request.getfixturevalue(run)
-    whole = train(replace(config, workdir=tmp_path / "whole"))
-    train(replace(config, num_steps=3))
-    resumed = train(config)
+class Ended(NamedTuple):
+    """A run of six steps that left checkpoints 3 and 6."""
+
+    config: TrainConfig
+    state: TrainState
+
+
+@pytest.fixture(scope="module")
+def ended(autoencoder_config, tmp_path_factory) -> Ended:
+    """Trained once for all tests; they work on copies."""
+    config = replace(autoencoder_config, workdir=tmp_path_factory.mktemp("ended") / "run")
+    return Ended(config, jax.device_get(train(config)))
+
+
+@pytest.fixture
+def ended_run(ended, autoencoder_run):
+    """A copy of the run."""
+    shutil.copytree(ended.config.workdir, autoencoder_run.workdir)
+    return autoencoder_run
+
+
+@pytest.fixture
+def stopped_run(ended_run):
+    """The same, as if it had been killed before checkpoint 6 was written."""
+    shutil.rmtree(ended_run.workdir / "checkpoints" / "6")
+    return ended_run
+
+
+def test_a_run_that_was_killed_and_went_on_equals_one_that_was_not(stopped_run, ended):
+    _same(ended.state, train(stopped_run))
+    assert _losses(stopped_run) == _losses(ended.config)
+
+
+def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(diffusion_run, tmp_path):
+    whole = replace(diffusion_run, workdir=tmp_path / "whole")
+    state = train(whole)
+    train(replace(diffusion_run, num_steps=3))
+    resumed = train(diffusion_run)
     assert int(resumed.step) == 6
-    _same(whole, resumed)
-    assert _losses(config) == _losses(replace(config, workdir=tmp_path / "whole"))
+    _same(state, resumed)
+    assert _losses(diffusion_run) == _losses(whole)
 
 
 def test_mesh_and_pmap_give_the_same_losses_on_eight_devices(diffusion_run, tmp_path):
@@ -99,20 +135,17 @@ def test_a_killed_process_loses_nothing_but_time(diffusion_run, tmp_path):
         np.testing.assert_array_equal(whole[name], killed[name])
 
 
-def test_nan_stops_the_run_and_its_advice_can_be_followed(autoencoder_run):
-    train(replace(autoencoder_run, num_steps=3))
-    hot = replace(autoencoder_run.optimizer, learning_rate=1e30)
+def test_nan_stops_the_run_and_its_advice_can_be_followed(stopped_run):
+    hot = replace(stopped_run.optimizer, learning_rate=1e30)
     with pytest.raises(NotFiniteError, match=r"not finite at step .*checkpoints/3"):
-        train(replace(autoencoder_run, optimizer=hot))
-    lower = replace(autoencoder_run.optimizer, learning_rate=1e-4)
-    assert int(train(replace(autoencoder_run, optimizer=lower)).step) == 6
+        train(replace(stopped_run, optimizer=hot))
+    lower = replace(stopped_run.optimizer, learning_rate=1e-4)
+    assert int(train(replace(stopped_run, optimizer=lower)).step) == 6
 
 
-def test_another_config_is_refused_by_the_name_of_its_fields(autoencoder_run):
-    train(replace(autoencoder_run, num_steps=1))
-    other = replace(autoencoder_run, seed=1)
+def test_another_config_is_refused_by_the_name_of_its_fields(ended_run):
     with pytest.raises(UserError, match="seed: 0 there, 1 here"):
-        train(other)
+        train(replace(ended_run, seed=1))
 
 
 def test_a_batch_that_does_not_divide_is_refused(autoencoder_run):
@@ -122,30 +155,27 @@ def test_a_batch_that_does_not_divide_is_refused(autoencoder_run):
     assert not config.workdir.exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_written_again(autoencoder_run, tmp_path, caplog):
-    whole = train(replace(autoencoder_run, workdir=tmp_path / "whole"))
-    train(autoencoder_run)
-    newest = autoencoder_run.workdir / "checkpoints" / "6"
+def test_a_damaged_checkpoint_is_passed_over_and_written_again(ended_run, ended, caplog):
+    newest = ended_run.workdir / "checkpoints" / "6"
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
-    again = train(autoencoder_run)
+    again = train(ended_run)
     assert "checkpoint 6 cannot be read" in caplog.text
     assert newest.with_name("6.damaged").is_dir()
-    _same(whole, again)
+    _same(ended.state, again)
     caplog.clear()
-    _same(whole, train(autoencoder_run))  # which reads checkpoint 6
+    _same(ended.state, train(ended_run))  # which reads checkpoint 6
     assert not caplog.text.count("cannot be read")
 
 
-def test_where_no_checkpoint_can_be_read_nothing_is_lost(autoencoder_run):
-    train(replace(autoencoder_run, num_steps=3))
-    for file in (autoencoder_run.workdir / "checkpoints" / "3").rglob("*"):
+def test_where_no_checkpoint_can_be_read_nothing_is_lost(stopped_run):
+    for file in (stopped_run.workdir / "checkpoints" / "3").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     with pytest.raises(UserError, match="none of the checkpoints"):
-        train(autoencoder_run)
-    assert (autoencoder_run.workdir / "checkpoints" / "3").is_dir()
+        train(stopped_run)
+    assert (stopped_run.workdir / "checkpoints" / "3").is_dir()
 
 
 def test_a_mistake_does_not_claim_the_work_directory(diffusion_run):
@@ -162,19 +192,18 @@ def test_a_decaying_rate_keeps_its_last_step(autoencoder_run):
         train(replace(autoencoder_run, optimizer=cosine))
 
 
-def test_metrics_of_steps_that_come_again_are_dropped(autoencoder_run):
-    train(replace(autoencoder_run, num_steps=3))
-    metrics = autoencoder_run.workdir / "metrics.jsonl"
-    with metrics.open("a") as file:
-        file.write(json.dumps({"step": 4, "loss": 99.0}) + "\n" + '{"step": 5, "lo')
-    train(autoencoder_run)
+def test_metrics_of_steps_that_come_again_are_dropped(stopped_run):
+    metrics = stopped_run.workdir / "metrics.jsonl"
+    done = metrics.read_text().splitlines()[:3]
+    metrics.write_text("\n".join([*done, json.dumps({"step": 4, "loss": 99.0}), '{"step": 5, "lo']))
+    train(stopped_run)
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(row["loss"] < 99 for row in rows)
 
 
-def test_the_export_is_the_average_and_loads(autoencoder_run, tmp_path):
-    state = train(replace(autoencoder_run, export=tmp_path / "out"))
+def test_the_export_is_the_average_and_loads(ended_run, tmp_path):
+    state = train(replace(ended_run, export=tmp_path / "out"))
     config, params = load_autoencoder(tmp_path / "out")
     assert config.scaling_factor != 1.0
     jax.tree.map(
@@ -204,7 +233,6 @@ def test_training_goes_on_from_an_exported_model(diffusion_run, tmp_path):
     )
 
 
-def test_config_json_holds_every_field(autoencoder_run):
-    train(replace(autoencoder_run, num_steps=1))
-    written = json.loads((autoencoder_run.workdir / "config.json").read_text())
-    assert written == json.loads(json.dumps(to_json(replace(autoencoder_run, num_steps=1))))
+def test_config_json_holds_every_field(ended):
+    written = json.loads((ended.config.workdir / "config.json").read_text())
+    assert written == json.loads(json.dumps(to_json(ended.config)))
