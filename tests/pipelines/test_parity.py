@@ -57,8 +57,7 @@ def test_an_empty_negative_prompt_of_sdxl_is_zeros(models):
     assert_alike(ours(PROMPTS, [0, 0], latents=NOISE, **changes), picture, "sdxl, no negative")
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl"])
-@pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
+@pytest.mark.parametrize(("name", "strength"), [("sd1", 0.3), ("sdxl", 0.75), ("sd1", 1.0)])
 def test_image_to_image(name, strength, models, photo, monkeypatch):
     import diffusers
 

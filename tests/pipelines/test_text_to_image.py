@@ -110,7 +110,7 @@ def test_guidance_of_one_ignores_the_negative_prompt(pipe):
     assert _levels_apart(own, plain[:1]) <= 1  # pushed away from itself: nowhere
 
 
-@pytest.mark.parametrize("sampler", ["heun", "unipc", "dpmpp_sde", "lcm"])
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_sde"])
 def test_samplers_of_every_family_draw(pipe, sampler):
     assert sampler in SAMPLERS
     assert pipe("cat", [0], sampler=sampler, num_steps=3).std() > 0
