@@ -3,6 +3,7 @@
 Axis legend: B batch, h w latent pixels, T tokens, D text width; torch has channels second.
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def prepare(directory: Path, inputs: Inputs, *, compiled: bool, device: str, dty
     pipe.set_progress_bar_config(disable=True)
     for part in (pipe.unet, pipe.vae):
         part.to(memory_format=torch.channels_last)
+    trained = copy.deepcopy(pipe.unet)  # the other rows keep their weights
     if compiled:
+        trained = torch.compile(trained, dynamic=False)
         pipe.text_encoder = torch.compile(pipe.text_encoder, dynamic=False)
         pipe.unet = torch.compile(pipe.unet, dynamic=False)
         pipe.vae.decode = torch.compile(pipe.vae.decode, dynamic=False)
@@ -74,7 +77,7 @@ def prepare(directory: Path, inputs: Inputs, *, compiled: bool, device: str, dty
     tensors["ids"] = tensors["ids"].long()
     return {
         "unet": _frozen(lambda: pipe.unet(tensors["x"], tensors["t"], tensors["context"]).sample),
-        "train": _train(pipe.unet, tensors),
+        "train": _train(trained, tensors),
         "text": _frozen(lambda: pipe.text_encoder(tensors["ids"]).last_hidden_state),
         "decode": _frozen(lambda: pipe.vae.decode(tensors["z"]).sample),
         "picture": _frozen(lambda: _picture(pipe, tensors)),
