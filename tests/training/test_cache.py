@@ -144,7 +144,7 @@ def test_cached_captions_say_the_same(finetune_run, tmp_path):
     cached = build(replace(run, data=replace(data, cache=str(tmp_path / "cache"))), tmp_path)
     assert cached.frozen.keys() == {"unet", "vae"} and cached.frozen["vae"] == {}
     model = load_model(run.objective.model)
-    encode = jax.jit(lambda params, batch: condition(run, model, params, batch).context)
+    encode = jax.jit(lambda params, batch: condition(run, model, params, batch, {}).context)
     for start in (0, 48):
         live, kept = (next(objective.batches(start)) for objective in (plain, cached))
         context = encode(plain.frozen, {"tokens": live["tokens"]})

@@ -174,6 +174,7 @@ def test_an_inversion_trains_its_rows_and_no_other(short, tiny_model, tmp_path):
     assert differs(run.last["text_encoder"][0], run.last["text_encoder"][1])
 
 
+@pytest.mark.slow
 def test_the_networks_of_a_preview_are_what_was_trained(short, finetune_run, tmp_path):
     """Drawing is left to the pipeline; here it is given the merged parameters."""
     preview = replace(finetune_run.preview, every=1, prompts=("a red <toy>",), rows=1, num_steps=2)

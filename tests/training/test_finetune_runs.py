@@ -56,6 +56,7 @@ def test_a_lora_run_resumes_exactly_with_buckets_cache_and_text(
         train(replace(run, workdir=tmp_path / "half"))
 
 
+@pytest.mark.slow
 def test_an_inversion_run_resumes_exactly(finetune_run, tmp_path):
     method = TextualInversionMethod(token="<toy>")
     data = replace(finetune_run.data, cache=str(tmp_path / "cache"))

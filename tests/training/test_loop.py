@@ -66,6 +66,7 @@ def test_a_run_that_was_killed_and_went_on_equals_one_that_was_not(stopped_run, 
     assert _losses(stopped_run) == _losses(ended.config)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(diffusion_run, tmp_path):
     whole = replace(diffusion_run, workdir=tmp_path / "whole")
     state = train(whole)
@@ -91,6 +92,7 @@ def test_mesh_and_pmap_give_the_same_losses_on_eight_devices(diffusion_run, tmp_
     np.testing.assert_allclose(mesh, pmap, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_pmap_run_goes_on_as_a_mesh_run(autoencoder_run):
     train(replace(autoencoder_run, parallel="pmap", num_steps=3))
     assert int(train(autoencoder_run).step) == 6
@@ -178,11 +180,11 @@ def test_where_no_checkpoint_can_be_read_nothing_is_lost(stopped_run):
     assert (stopped_run.workdir / "checkpoints" / "3").is_dir()
 
 
-def test_a_mistake_does_not_claim_the_work_directory(diffusion_run):
-    wrong = replace(diffusion_run, data=replace(diffusion_run.data, source="shape"))
+def test_a_mistake_does_not_claim_the_work_directory(autoencoder_run):
+    wrong = replace(autoencoder_run, data=replace(autoencoder_run.data, source="shape"))
     with pytest.raises(UserError, match="unknown data source"):
         train(wrong)
-    assert int(train(replace(diffusion_run, num_steps=1)).step) == 1
+    assert int(train(replace(autoencoder_run, num_steps=1)).step) == 1
 
 
 def test_a_decaying_rate_keeps_its_last_step(autoencoder_run):
@@ -213,6 +215,7 @@ def test_the_export_is_the_average_and_loads(ended_run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_exported_model(diffusion_run, tmp_path):
     first = train(replace(diffusion_run, num_steps=3, export=tmp_path / "out"))
     objective = replace(diffusion_run.objective, init=tmp_path / "out")
