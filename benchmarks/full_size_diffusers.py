@@ -12,15 +12,14 @@ import torch
 import transformers
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 
 from benchmarks.families import END, FAMILIES, VAE, VOCABULARY
-
-GUIDANCE = 7.5
+from benchmarks.shapes import GUIDANCE
+from benchmarks.side_diffusers import stable_diffusion_ddim
 
 
 def make(directory: Path, family: str, dtype: str) -> None:
@@ -39,15 +38,7 @@ def make(directory: Path, family: str, dtype: str) -> None:
         "text_encoder": transformers.CLIPTextModel(towers[0]),
         "tokenizer": None,
         "unet": UNet2DConditionModel(sample_size=shapes["latents"], **shapes["unet"]),
-        "scheduler": DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=shapes["prediction"],
-        ),
+        "scheduler": stable_diffusion_ddim(shapes["prediction"]),
     }
     if len(towers) == 2:
         second = transformers.CLIPTextModelWithProjection(towers[1])

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.shapes import GUIDANCE
 from jaxdiff.convert import Model, load_model
 from jaxdiff.diffusion.grids import make_grid
 from jaxdiff.diffusion.guidance import classifier_free_batched
@@ -23,8 +24,6 @@ from jaxdiff.pipelines.encode import TextCondition, encode_text
 from jaxdiff.pipelines.network import Given, Networks, make_net
 from jaxdiff.pipelines.prompts import Tokens
 from jaxdiff.rng import fold_each, image_keys
-
-GUIDANCE = 7.5
 
 
 def run(directory: Path, dtype: str, steps: int) -> dict[str, float]:

@@ -24,6 +24,19 @@ Run = Callable[[], np.ndarray]
 LEARNING_RATE = 1e-4
 
 
+def stable_diffusion_ddim(prediction: str = "epsilon") -> DDIMScheduler:
+    """DDIM on Stable Diffusion's noise, as its model directories set it."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction,
+    )
+
+
 def make_reference(directory: Path, shapes: Shapes) -> None:
     """Write a model directory with random weights."""
     torch.manual_seed(0)
@@ -43,14 +56,7 @@ def make_reference(directory: Path, shapes: Shapes) -> None:
         text_encoder=transformers.CLIPTextModel(text),
         tokenizer=None,
         unet=UNet2DConditionModel(**unet_options(shapes)),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=stable_diffusion_ddim(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -245,13 +245,10 @@ class TextToImage:
         prompts: str | Sequence[str],
         seeds: Sequence[int],
         pictures: Pictures = NO_PICTURES,
-        *,
-        latents: Float[np.ndarray, "B h w Z"] | None = None,
-        show: bool = False,
-        **changes: Any,
+        **options: Any,
     ) -> Drawn:
-        """As a call, with pictures that know their files, and with what the hooks say."""
-        job = self.job(prompts, seeds, pictures, latents=latents, show=show, **changes)
+        """As a call, with the options of `job`, and with what the hooks say."""
+        job = self.job(prompts, seeds, pictures, **options)
         drawn = extras.draw_in_turn(self.engine, self.params, job, self.extras)
         return apply_hooks(drawn, job.prompts, self._hooks)
 
@@ -266,6 +263,14 @@ class TextToImage:
         **changes: Any,
     ) -> Job:
         """What `draw` is asked for, checked before anything is compiled.
+
+        Args:
+          prompts: as of a call, like `seeds`, `latents` and `changes`.
+          seeds: one per picture.
+          pictures: all that go in; they know their files.
+          latents: unit noise to start from.
+          show: whether steps on the way are kept.
+          **changes: fields of `Settings`.
 
         Raises:
           UserError: as for a call.
