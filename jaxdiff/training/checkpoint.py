@@ -105,10 +105,3 @@ class Checkpoints:
         """Wait until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def abstract_state(state: Any) -> Any:
-    """Shapes, types and shardings of a state on devices, for `Checkpoints.restore`."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )

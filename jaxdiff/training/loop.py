@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from jaxdiff.data.pipeline import make_source
 from jaxdiff.errors import UserError
 from jaxdiff.training.autoencoder import autoencoder_objective
-from jaxdiff.training.checkpoint import Checkpoints, abstract_state
+from jaxdiff.training.checkpoint import Checkpoints
 from jaxdiff.training.config import (
     AutoencoderObjective,
     DiffusionObjective,
@@ -30,7 +31,15 @@ from jaxdiff.training.metrics import MetricsWriter, Throughput
 from jaxdiff.training.objective import Objective
 from jaxdiff.training.optimizer import learning_rate, make_optimizer
 from jaxdiff.training.parallel import Runner, make_runner
-from jaxdiff.training.step import Metrics, Params, TrainState, init_state, make_train_step
+from jaxdiff.training.sharding import abstract, place
+from jaxdiff.training.step import (
+    Metrics,
+    Params,
+    TrainState,
+    init_state,
+    make_train_step,
+    several_steps,
+)
 from jaxdiff.training.workdir import check_inputs, check_workdir, write_config
 
 log = logging.getLogger(__name__)
@@ -60,32 +69,33 @@ def train(config: TrainConfig) -> TrainState:
       NotFiniteError: the loss became NaN; names the last good checkpoint.
     """
     # -- what is trained, on what, where
-    runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
+    runner = make_runner(config)
     workdir, objective = _prepare(config)
 
     # -- state
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
-    key = jax.random.key(config.seed)
-    state, start, examples = _first_state(objective, optimizer, checkpoints, key)
-    state, frozen, key = (runner.put(tree) for tree in (state, objective.frozen, key))
+    key = on_every_device(jax.random.key(config.seed), runner)
+    state, start, examples = first_state(objective, optimizer, runner, checkpoints, key)
+    frozen = place(objective.frozen, runner.shardings(objective.frozen))
+    state, frozen, key = (runner.put(tree) for tree in (state, frozen, key))
 
     # -- step, data, where the numbers go
     throughput = Throughput(config.data.batch_size, config.num_steps)
     step_fn = _Step(config, runner, objective, optimizer, throughput)
-    batches = objective.batches(examples)
-    batch = runner.put_batch(next(batches)) if start < config.num_steps else None
+    dispatches = _dispatches(start, config)
+    feed = _feed(dispatches, objective.batches(examples, runner.share), runner, config)
+    batch = next(feed, None)
     writer = MetricsWriter(workdir, config.num_steps, start)
     throughput.start(start)
 
     # -- the loop
-    for step in range(start + 1, config.num_steps + 1):
-        state, metrics = step_fn(state, frozen, batch, key)
-        if step < config.num_steps:  # fetch while the devices work
-            batch = runner.put_batch(next(batches))
+    for before, step in dispatches:
+        state, metrics = step_fn(state, frozen, batch, key, step - before)
+        batch = next(feed, None)  # fetched while the devices work
         last = step == config.num_steps
         saves = last or step % config.checkpoint_every == 0
-        if saves or step == start + 1 or step % config.log_every == 0:
+        if saves or before == start or step % config.log_every == 0:
             values = {name: float(value) for name, value in runner.get(metrics).items()}
             _require_finite(step, values, checkpoints)
             writer.write(step, {**values, **throughput.measure(step)})
@@ -118,20 +128,57 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     return workdir, objective
 
 
-def _first_state(
+def first_state(
     objective: Objective,
     optimizer: optax.GradientTransformation,
+    runner: Runner,
     checkpoints: Checkpoints,
     key: Key[Array, ""],
 ) -> tuple[TrainState, int, int]:
-    """The newest checkpoint's state or a fresh one, its step, and the examples consumed so far."""
-    params = objective.init(jax.random.fold_in(key, INIT_STEP))
-    fresh = jax.device_put(init_state(params, optimizer), jax.local_devices()[0])
-    restored = checkpoints.restore(abstract_state(fresh))
+    """The newest checkpoint's state or a fresh one, its step, and the examples consumed so far.
+
+    Either way every array is made where it shall lie, and is never whole on one device.
+    """
+
+    def fresh(key: Key[Array, ""], given: Params) -> TrainState:
+        params = objective.init(jax.random.fold_in(key, INIT_STEP), given)
+        return init_state(params, optimizer)
+
+    shapes = jax.eval_shape(fresh, key, objective.given)
+    places = runner.shardings(shapes)
+    restored = checkpoints.restore(abstract(shapes, places))
     if restored is None:
-        return fresh, 0, 0
+        given = place(objective.given, runner.shardings(objective.given))
+        return jax.jit(fresh, out_shardings=places)(key, given), 0, 0
     log.info("resuming at step %d from %s", restored.step, checkpoints.directory)
     return restored.state, restored.step, restored.examples
+
+
+def on_every_device(key: Key[Array, ""], runner: Runner) -> Key[Array, ""]:
+    """The key on the devices of all processes, each of which has it."""
+    return jax.jit(lambda: jax.random.clone(key), out_shardings=runner.shardings(key))()
+
+
+def _dispatches(start: int, config: TrainConfig) -> list[tuple[int, int]]:
+    """(step before, last step) of every dispatch; all but the last end at a multiple."""
+    every = config.steps_per_dispatch
+    ends = [*range(start - start % every + every, config.num_steps, every), config.num_steps]
+    return list(pairwise([start, *ends])) if start < config.num_steps else []
+
+
+def _feed(
+    dispatches: list[tuple[int, int]],
+    batches: Iterator[dict[str, np.ndarray]],
+    runner: Runner,
+    config: TrainConfig,
+) -> Iterator[dict[str, Any]]:
+    """The batch of every dispatch, on the devices; where it takes several steps, one of each."""
+    for before, step in dispatches:
+        parts = [next(batches) for _ in range(step - before)]
+        if config.steps_per_dispatch == 1:
+            yield runner.put_batch(parts[0])
+        else:
+            yield runner.put_batch(jax.tree.map(lambda *each: np.stack(each), *parts))
 
 
 class _Step:
@@ -147,31 +194,36 @@ class _Step:
     ):
         self._config, self._throughput = config, throughput
         self._compiled: dict[tuple, tuple[Any, float]] = {}
-        self._jitted = runner.jit(
-            make_train_step(
-                objective.loss,
-                optimizer,
-                learning_rate(config.optimizer, config.num_steps),
-                config.ema,
-                accumulate=config.optimizer.accumulate,
-                axis_name=runner.axis_name,
-            )
+        step = make_train_step(
+            objective.loss,
+            optimizer,
+            learning_rate(config.optimizer, config.num_steps),
+            config.ema,
+            accumulate=config.optimizer.accumulate,
+            axis_name=runner.axis_name,
         )
+        self._run = step if config.steps_per_dispatch == 1 else several_steps(step)
+        self._runner = runner
 
     def __call__(
-        self, state: TrainState, frozen: Params, batch: dict[str, Any], key: Key[Array, "..."]
+        self,
+        state: TrainState,
+        frozen: Params,
+        batch: dict[str, Any],
+        key: Key[Array, "..."],
+        steps: int,
     ) -> tuple[TrainState, Metrics]:
-        """Take a step; counts its floating-point operations, and not the time to compile."""
+        """Take a dispatch's steps; counts their floating-point operations, not time to compile."""
         shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
         if shapes not in self._compiled:
             begin = time.perf_counter()
-            lowered = self._jitted.lower(state, frozen, batch, key)
+            lowered = self._runner.jit(self._run, state).lower(state, frozen, batch, key)
             flops = _flops(lowered, self._config)
             log.info("compiling a step of %.1f GFLOP", flops / 1e9)
             self._compiled[shapes] = lowered.compile(), flops
             self._throughput.leave_out(time.perf_counter() - begin)
         compiled, flops = self._compiled[shapes]
-        self._throughput.count(flops)
+        self._throughput.count(flops * steps)
         return compiled(state, frozen, batch, key)
 
 

@@ -21,6 +21,8 @@ FREE_FIELDS = {
     "licence",
     "num_steps",
     "parallel",
+    "mesh",
+    "steps_per_dispatch",
     "preview",
     "log_every",
     "checkpoint_every",
