@@ -93,6 +93,8 @@ class TrainConfig:
     export: Path | None = None
     """Write what was trained, averaged, here when training ends: a model directory; a .safetensors
     file for a LoRA or an embedding; the directory of a ControlNet."""
+    checkpoints: str = ""
+    """Where checkpoints go if not into the work directory: another disk, or gs://BUCKET/PATH."""
     name: str = ""
     """What the exported model calls itself in the pictures that it draws."""
     licence: str = ""

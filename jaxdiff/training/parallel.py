@@ -4,7 +4,7 @@ Both compute the same numbers. Between steps, and in checkpoints, a state is a t
 that lie as `Runner.shardings` says; a batch comes as this process's rows of the global batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -136,8 +136,12 @@ def pmap_runner(*, stacked: bool) -> Runner:
     )
 
 
-def make_runner(config: TrainConfig) -> Runner:
+def make_runner(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Runner:
     """The runner that a run asks for.
+
+    Args:
+      config: the run.
+      devices: what the mesh is made of; None for all devices.
 
     Raises:
       UserError: the mesh does not divide the devices, or the batch does not divide over the mesh
@@ -149,7 +153,7 @@ def make_runner(config: TrainConfig) -> Runner:
             raise UserError("--parallel pmap has no mesh; leave the options of --mesh out")
         _check_batch(config, jax.device_count(), f"{jax.device_count()} devices")
         return pmap_runner(stacked=stacked)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
     _check_batch(config, data * fsdp, f"mesh.data={data} x mesh.fsdp={fsdp} devices")
     return mesh_runner(mesh, batch_size, stacked=stacked)
