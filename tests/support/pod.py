@@ -19,9 +19,11 @@ import logging  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from toy import toy_objective  # noqa: E402
 
 from jaxdiff.cli import exit_code  # noqa: E402
 from jaxdiff.training import dispatch, hosts, loop  # noqa: E402
+from jaxdiff.training.config import AutoencoderObjective  # noqa: E402
 
 written: set[str] = set()
 read: list[np.ndarray] = []
@@ -57,6 +59,7 @@ def main() -> None:
     hosts.connect(flags)
     _note_writing(config.workdir)
     _note_reading()
+    loop.OBJECTIVES[AutoencoderObjective] = toy_objective
     state = loop.train(config)
     leaves = jax.tree.leaves(hosts.gather(state))
     np.savez(

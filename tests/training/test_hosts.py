@@ -140,10 +140,9 @@ def _losses(workdir):
     return np.array([json.loads(line)["loss"] for line in lines])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_compute_what_one_with_all_devices_does(processes, autoencoder_run, tmp_path):
-    config = replace(autoencoder_run, num_steps=20, checkpoint_every=10)
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_compute_what_one_with_all_devices_does(processes, toy_run, tmp_path):
+    config = replace(toy_run, num_steps=20, checkpoint_every=10)
     alone = _ends(_run(config, tmp_path, 1, 2 * processes))
     together = _ends(_run(config, tmp_path, processes, 2))
     assert [code for code, _ in alone + together] == [0] * (1 + processes), together
@@ -163,8 +162,8 @@ def test_processes_compute_what_one_with_all_devices_does(processes, autoencoder
 
 
 @pytest.mark.slow
-def test_sigterm_of_one_process_saves_and_ends_all(autoencoder_run, tmp_path):
-    config = replace(autoencoder_run, num_steps=100_000, checkpoint_every=50_000, log_every=10)
+def test_sigterm_of_one_process_saves_and_ends_all(toy_run, tmp_path):
+    config = replace(toy_run, num_steps=100_000, checkpoint_every=50_000, log_every=10)
     processes = _run(config, tmp_path, 2, 1)
     metrics = tmp_path / "p2" / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < 3:

@@ -32,7 +32,7 @@ def _same(a, b):
 
 @pytest.mark.parametrize(
     ("run", "steps"),
-    ["autoencoder_run 10".split(), pytest.param("diffusion_run", "20", marks=pytest.mark.slow)],
+    ["toy_run 20".split(), pytest.param("diffusion_run", "20", marks=pytest.mark.slow)],
 )
 def test_every_mesh_gives_the_same_losses(run, steps, request, tmp_path):
     config = replace(request.getfixturevalue(run), num_steps=int(steps), checkpoint_every=10)
@@ -60,8 +60,8 @@ def _train_on(devices, config, monkeypatch):
     return loop.train(config)
 
 
-def test_a_run_on_eight_devices_goes_on_on_fewer(autoencoder_run, tmp_path, monkeypatch):
-    config = replace(autoencoder_run, num_steps=20, checkpoint_every=10, mesh=SPLIT)
+def test_a_run_on_eight_devices_goes_on_on_fewer(toy_run, tmp_path, monkeypatch):
+    config = replace(toy_run, num_steps=20, checkpoint_every=10, mesh=SPLIT)
     whole = _train_on(8, config, monkeypatch)
     expected = [loss for step, loss in _losses(config).items() if step > 10]
     shutil.rmtree(config.workdir / "checkpoints" / "20")
@@ -75,8 +75,8 @@ def test_a_run_on_eight_devices_goes_on_on_fewer(autoencoder_run, tmp_path, monk
             _same(whole, last)
 
 
-def test_sigterm_saves_and_the_run_goes_on(autoencoder_run, tmp_path, monkeypatch, caplog):
-    whole = loop.train(replace(autoencoder_run, workdir=tmp_path / "whole"))
+def test_sigterm_saves_and_the_run_goes_on(toy_run, tmp_path, monkeypatch, caplog):
+    whole = loop.train(replace(toy_run, workdir=tmp_path / "whole"))
     write = MetricsWriter.write
 
     def preempted(self, step, values):
@@ -86,12 +86,12 @@ def test_sigterm_saves_and_the_run_goes_on(autoencoder_run, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(MetricsWriter, "write", preempted)
-        stopped = loop.train(replace(autoencoder_run, export=tmp_path / "out"))
+        stopped = loop.train(replace(toy_run, export=tmp_path / "out"))
     step = int(stopped.step)
     assert step in (4, 5) and f"step {step} is saved" in caplog.text
-    assert (autoencoder_run.workdir / "checkpoints" / str(step)).is_dir()
+    assert (toy_run.workdir / "checkpoints" / str(step)).is_dir()
     assert not (tmp_path / "out").exists()
-    _same(whole, loop.train(autoencoder_run))
+    _same(whole, loop.train(toy_run))
 
 
 @pytest.mark.parametrize(
@@ -101,22 +101,22 @@ def test_sigterm_saves_and_the_run_goes_on(autoencoder_run, tmp_path, monkeypatc
         ({"mesh": MeshConfig(fsdp=2), "parallel": "pmap"}, "pmap has no mesh"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_refused_before_anything(changes, said, autoencoder_run):
-    config = replace(autoencoder_run, **changes)
+def test_a_mesh_that_cannot_be_is_refused_before_anything(changes, said, toy_run):
+    config = replace(toy_run, **changes)
     with pytest.raises(UserError, match=said):
         loop.train(config)
     assert not config.workdir.exists()
 
 
-def test_rows_that_a_mesh_cannot_share_are_refused(autoencoder_run):
-    data = replace(autoencoder_run.data, batch_size=6)
-    config = replace(autoencoder_run, data=data, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+def test_rows_that_a_mesh_cannot_share_are_refused(toy_run):
+    data = replace(toy_run.data, batch_size=6)
+    config = replace(toy_run, data=data, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
     with pytest.raises(UserError, match=r"=6 does not divide over mesh.data=2 x mesh.fsdp=2"):
         loop.train(config)
     one_row = replace(config, data=replace(data, batch_size=8))
     assert make_runner(one_row).share == (0, 1)
 
 
-def test_dispatches_that_hide_a_step_to_look_at_are_refused(autoencoder_run):
+def test_dispatches_that_hide_a_step_to_look_at_are_refused(toy_run):
     with pytest.raises(UserError, match="steps_per_dispatch=2 must divide checkpoint_every=3"):
-        replace(autoencoder_run, steps_per_dispatch=2, log_every=2)
+        replace(toy_run, steps_per_dispatch=2, log_every=2)
