@@ -272,7 +272,7 @@ def test_a_text_encoders_small_changes_count_in_bfloat16_too(finetune_run):
     params = jax.tree_util.tree_map_with_path(coarse, tower.params)
     model = dataclasses.replace(model, text=(tower._replace(params=params),))
     trained = lora(run, model, make_source(run.data))
-    start = trained.init(jax.random.key(0))
+    start = trained.init(jax.random.key(0), trained.given)
     changed = {
         path: layer._replace(up=layer.up + 0.1) if path.endswith("v_proj") else layer
         for path, layer in start["text_encoder"].items()
