@@ -76,6 +76,7 @@ def test_a_run_on_eight_devices_goes_on_on_fewer(toy_run, tmp_path, monkeypatch)
 
 
 def test_sigterm_saves_and_the_run_goes_on(toy_run, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="jaxdiff")
     whole = loop.train(replace(toy_run, workdir=tmp_path / "whole"))
     write = MetricsWriter.write
 
