@@ -1,6 +1,8 @@
 """Train a preset: `python train.py PRESET --workdir DIR [--field.subfield VALUE ...]`.
 
-The same command again resumes. `python train.py PRESET --help` explains every field.
+The same command again resumes. `python train.py PRESET --help` explains every field. Processes of
+one run find each other on TPU pods, SLURM and Kubernetes; elsewhere start each with
+--coordinator HOST:PORT --num-processes P --process-id p.
 """
 
 import logging
@@ -16,6 +18,7 @@ from jaxdiff.cli import exit_code, parse_or_explain  # noqa: E402
 from jaxdiff.errors import choose  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
 from jaxdiff.training.config import TrainConfig  # noqa: E402
+from jaxdiff.training.hosts import connect, exit_together, split_flags  # noqa: E402
 
 
 def parse(arguments: list[str]) -> TrainConfig:
@@ -39,12 +42,14 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("jaxdiff").setLevel(logging.INFO)
 
     def run() -> None:
-        config = parse(arguments)
+        hosts, options = split_flags(arguments)
+        config = parse(options)
+        connect(hosts)
         from jaxdiff.training.loop import train
 
         train(config)
 
-    return exit_code(run)
+    return exit_together(lambda: exit_code(run))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import tyro
 import train
 from jaxdiff.convert import __main__ as convert
 from jaxdiff.pipelines.cli import Arguments
+from jaxdiff.training.hosts import split_flags
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("models/*/*.md")])
 _MODULE, _FILE = "python -m jaxdiff.convert ", "python jaxdiff/convert/__main__.py "
 _PARSERS = {
-    "train.py": train.parse,
+    "train.py": lambda arguments: train.parse(split_flags(arguments)[1]),
     "sample.py": lambda arguments: tyro.cli(Arguments, args=arguments, use_underscores=False),
     "jaxdiff/convert/__main__.py": lambda arguments: tyro.cli(
         convert.Arguments, args=arguments, use_underscores=False
@@ -23,6 +24,7 @@ _PARSERS = {
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
     "benchmarks/subject.py": None,
+    "benchmarks/torture.py": None,
 }
 
 

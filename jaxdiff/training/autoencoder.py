@@ -87,8 +87,7 @@ def autoencoder_objective(run: TrainConfig, source: Source, workdir: Path) -> Ob
     samples = np.stack([source[int(i)]["image"] for i in spread])
     model = Autoencoder(shape, jnp.dtype(run.dtype))
 
-    @jax.jit
-    def init(key: Array) -> Params:
+    def init(key: Array, given: Params) -> Params:
         return model.init(key, **example_inputs(shape))["params"]
 
     @jax.jit
@@ -110,4 +109,4 @@ def autoencoder_objective(run: TrainConfig, source: Source, workdir: Path) -> Ob
 
     batches = serve(source, run.data, lambda captions: {})
     loss = autoencoder_loss(model, config)
-    return Objective(init, {}, loss, batches, lambda workdir: None, preview, export)
+    return Objective(init, {}, {}, loss, batches, lambda workdir: None, preview, export)

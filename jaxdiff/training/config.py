@@ -19,6 +19,7 @@ from jaxdiff.training.finetune_config import (
 from jaxdiff.training.options import (
     EMAConfig,
     LossConfig,
+    MeshConfig,
     OptimizerConfig,
     PreviewConfig,
     require,
@@ -33,6 +34,7 @@ __all__ = [
     "FullMethod",
     "LoraMethod",
     "LossConfig",
+    "MeshConfig",
     "OptimizerConfig",
     "PreviewConfig",
     "PriorConfig",
@@ -91,6 +93,8 @@ class TrainConfig:
     export: Path | None = None
     """Write what was trained, averaged, here when training ends: a model directory; a .safetensors
     file for a LoRA or an embedding; the directory of a ControlNet."""
+    checkpoints: str = ""
+    """Where checkpoints go if not into the work directory: another disk, or gs://BUCKET/PATH."""
     name: str = ""
     """What the exported model calls itself in the pictures that it draws."""
     licence: str = ""
@@ -101,6 +105,11 @@ class TrainConfig:
     """Seed of parameters, noise and dropout; the data has its own."""
     parallel: Literal["mesh", "pmap"] = "mesh"
     """How a step is spread over devices: jit over a mesh, or pmap. Both compute the same."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """The mesh of devices."""
+    steps_per_dispatch: int = 1
+    """Steps that the devices take between two words with the host, for steps so short that the
+    host would hold them up."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What networks compute in; trained parameters, norms, losses and schedules stay float32."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -118,14 +127,29 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other, before anything is compiled."""
-        for name in ("num_steps", "log_every", "checkpoint_every", "keep"):
+        for name in ("num_steps", "log_every", "checkpoint_every", "keep", "steps_per_dispatch"):
             require(getattr(self, name) >= 1, name, self, "at least 1")
         accumulate, batch = self.optimizer.accumulate, self.data.batch_size
         if batch % accumulate:
             raise UserError(
                 f"optimizer.accumulate={accumulate} must divide data.batch_size={batch}"
             )
+        self._check_dispatch()
         check_data(self.objective, self.data)
+
+    def _check_dispatch(self) -> None:
+        """Refuse to look at steps that lie within a dispatch."""
+        steps = self.steps_per_dispatch
+        for name in ("log_every", "checkpoint_every", "preview.every"):
+            owner, _, leaf = name.rpartition(".")
+            every = getattr(getattr(self, owner) if owner else self, leaf)
+            if every % steps:
+                raise UserError(f"steps_per_dispatch={steps} must divide {name}={every}")
+        if steps > 1 and self.data.bucket_step:
+            raise UserError(
+                "steps_per_dispatch stacks batches, which data.bucket_step makes of different "
+                "sizes; leave one of them out"
+            )
 
 
 def check_data(

@@ -36,19 +36,20 @@ def controlnet(run: TrainConfig, model: Model, source: Source) -> Trained:
         levels = model.vae_config.downscale.bit_length()
         channels = EMBEDDING_CHANNELS[:levels]
         shape = controlnet_config(model.unet_config, conditioning_embedding_out_channels=channels)
-        given = None
+        trunk = jax.tree.map(lambda x: np.asarray(x, np.float32), model.unet_params)
+        start = {"trunk": trunk}
     else:
-        shape, given = load_controlnet(config.init)
+        shape, params = load_controlnet(config.init)
         check_controlnet(shape, model, str(config.init))
+        start = {"controlnet": params}
     options = {"remat": run.objective.remat, "attention": run.objective.attention}
     net = ControlNet(dataclasses.replace(shape, **options), jnp.dtype(run.dtype))
 
-    def init(key: Key[Array, ""]) -> Params:
-        if given is not None:
-            return {"controlnet": given}
-        fresh = jax.jit(net.init)(key, **example_inputs(shape))["params"]
-        trunk = jax.tree.map(lambda x: np.asarray(x, np.float32), model.unet_params)
-        return {"controlnet": copy_trunk(fresh, trunk)}
+    def init(key: Key[Array, ""], given: Params) -> Params:
+        if "controlnet" in given:
+            return given
+        fresh = net.init(key, **example_inputs(shape))["params"]
+        return {"controlnet": copy_trunk(fresh, given["trunk"])}
 
     def predict(
         params: Params, frozen: Params, batch: Batch, *inputs: Any
@@ -63,6 +64,7 @@ def controlnet(run: TrainConfig, model: Model, source: Source) -> Trained:
     return Trained(
         model=model,
         init=init,
+        given=start,
         frozen=whole,
         trains_text=False,
         towers=lambda params, frozen: {t.name: frozen[t.name] for t in model.text},

@@ -63,6 +63,7 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
         TextEncoder(config.text_encoder, dtype),
     )
     data = latent_data(source, networks.vae, vae_params, run.data)
+    given = {} if config.init is None else _start(config)
 
     def as_model(params: Params, facts: dict) -> Model:
         name = "text_encoder"
@@ -71,7 +72,8 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
         return Model(*parts, noise=config.noise, meta=facts)
 
     return Objective(
-        init=_init(config, networks),
+        init=_init(networks),
+        given=given,
         frozen=data.frozen,
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
         batches=serve(data.source, run.data, lambda captions: {"tokens": tokenizer(captions)}),
@@ -112,21 +114,19 @@ def _check_sizes(run: TrainConfig, vae: AutoencoderConfig) -> None:
         )
 
 
-def _init(config: DiffusionObjective, networks: Networks) -> Callable:
-    """Key -> the parameters of the UNet and the text encoder to begin with."""
-    if config.init is not None:
-        start = _start(config)
-        return lambda key: start
+def _init(networks: Networks) -> Callable:
+    """(key, given) -> the given parameters of the UNet and the text encoder, or fresh ones."""
 
-    @jax.jit
-    def fresh(key: Key[Array, ""]) -> Params:
+    def init(key: Key[Array, ""], given: Params) -> Params:
+        if given:
+            return given
         keys = named_keys(key, "unet", "text_encoder")
         return {
             name: network.init(keys[name], **example_inputs(network.config))["params"]
             for name, network in (("unet", networks.unet), ("text_encoder", networks.text_encoder))
         }
 
-    return fresh
+    return init
 
 
 def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total: int) -> LossFn:

@@ -85,6 +85,7 @@ def finetune_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
         inputs |= each.inputs
     return Objective(
         init=trained.init,
+        given=trained.given,
         frozen={**frozen, "vae": data["latents"].frozen},
         loss=finetune_loss(run, trained, vae),
         batches=paired(*streams, config.prior.weight) if len(streams) > 1 else streams[0],

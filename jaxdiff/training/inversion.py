@@ -51,7 +51,8 @@ def textual_inversion(run: TrainConfig, model: Model, source: Source) -> Trained
 
     return Trained(
         model=model,
-        init=lambda key: jax.tree.map(jnp.asarray, first),
+        init=lambda key, given: given,
+        given=first,
         frozen=whole,
         trains_text=True,
         towers=towers,

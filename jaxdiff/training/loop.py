@@ -2,21 +2,17 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
-import optax
-from jaxtyping import Array, Key
 from PIL import Image
 
 from jaxdiff.data.pipeline import make_source
 from jaxdiff.errors import UserError
 from jaxdiff.training.autoencoder import autoencoder_objective
-from jaxdiff.training.checkpoint import Checkpoints, abstract_state
+from jaxdiff.training.begin import first_state, key_on_devices, on_devices
+from jaxdiff.training.checkpoint import Checkpoints
 from jaxdiff.training.config import (
     AutoencoderObjective,
     DiffusionObjective,
@@ -24,18 +20,30 @@ from jaxdiff.training.config import (
     TrainConfig,
 )
 from jaxdiff.training.diffusion import diffusion_objective
+from jaxdiff.training.dispatch import Steps, dispatches, feed
 from jaxdiff.training.export import check_export
 from jaxdiff.training.finetune import finetune_objective
+from jaxdiff.training.hosts import (
+    Preemption,
+    code_version,
+    gather,
+    require_agreement,
+    wait_for_all,
+)
 from jaxdiff.training.metrics import MetricsWriter, Throughput
 from jaxdiff.training.objective import Objective
-from jaxdiff.training.optimizer import learning_rate, make_optimizer
-from jaxdiff.training.parallel import Runner, make_runner
-from jaxdiff.training.step import Metrics, Params, TrainState, init_state, make_train_step
-from jaxdiff.training.workdir import check_inputs, check_workdir, write_config
+from jaxdiff.training.optimizer import make_optimizer
+from jaxdiff.training.parallel import make_runner
+from jaxdiff.training.step import Params, TrainState
+from jaxdiff.training.workdir import (
+    check_inputs,
+    check_workdir,
+    checkpoint_dir,
+    shared_facts,
+    write_config,
+)
 
 log = logging.getLogger(__name__)
-
-INIT_STEP = np.uint32(2**32 - 1)  # folded into the seed for parameters; no step has this number
 
 OBJECTIVES: dict[type, Callable[..., Objective]] = {
     AutoencoderObjective: autoencoder_objective,
@@ -60,47 +68,56 @@ def train(config: TrainConfig) -> TrainState:
       NotFiniteError: the loss became NaN; names the last good checkpoint.
     """
     # -- what is trained, on what, where
-    runner = make_runner(config.parallel, config.data.batch_size, config.optimizer.accumulate)
+    require_agreement({**code_version(), **shared_facts(config)})
+    runner = make_runner(config)
     workdir, objective = _prepare(config)
 
     # -- state
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep)
-    key = jax.random.key(config.seed)
-    state, start, examples = _first_state(objective, optimizer, checkpoints, key)
-    state, frozen, key = (runner.put(tree) for tree in (state, objective.frozen, key))
+    checkpoints = Checkpoints(checkpoint_dir(config), config.keep)
+    key = key_on_devices(config.seed, runner)
+    state, start, examples = first_state(objective, optimizer, runner, checkpoints, key)
+    frozen = on_devices(objective.frozen, runner)
+    state, frozen, key = (runner.put(tree) for tree in (state, frozen, key))
 
-    # -- step, data, where the numbers go
+    # -- steps, data, where the numbers go
     throughput = Throughput(config.data.batch_size, config.num_steps)
-    step_fn = _Step(config, runner, objective, optimizer, throughput)
-    batches = objective.batches(examples)
-    batch = runner.put_batch(next(batches)) if start < config.num_steps else None
+    take_steps = Steps(config, runner, objective, optimizer, throughput)
+    spans = dispatches(start, config)
+    batches = feed(spans, objective.batches(examples, runner.share), runner, config)
+    batch = next(batches, None)
     writer = MetricsWriter(workdir, config.num_steps, start)
     throughput.start(start)
 
     # -- the loop
-    for step in range(start + 1, config.num_steps + 1):
-        state, metrics = step_fn(state, frozen, batch, key)
-        if step < config.num_steps:  # fetch while the devices work
-            batch = runner.put_batch(next(batches))
-        last = step == config.num_steps
-        saves = last or step % config.checkpoint_every == 0
-        if saves or step == start + 1 or step % config.log_every == 0:
-            values = {name: float(value) for name, value in runner.get(metrics).items()}
-            _require_finite(step, values, checkpoints)
-            writer.write(step, {**values, **throughput.measure(step)})
-        if saves:
-            seen = examples + (step - start) * config.data.batch_size
-            checkpoints.save(step, runner.get(state), seen)
-        if config.preview.every and (last or step % config.preview.every == 0):
-            _draw(step, objective, runner.get(state.ema_params), workdir, writer)
-            throughput.start(step)
+    with Preemption() as preemption:
+        for before, step in spans:
+            state, metrics = take_steps(state, frozen, batch, key, step - before)
+            batch = next(batches, None)  # fetched while the devices work
+            last, stops = step == config.num_steps, preemption.reached(before, step)
+            saves = last or stops or step % config.checkpoint_every == 0
+            if saves or before == start or step % config.log_every == 0:
+                values = {name: float(value) for name, value in runner.get(metrics).items()}
+                _require_finite(step, values, checkpoints)
+                writer.write(step, {**values, **throughput.measure(step)})
+            if saves:
+                seen = examples + (step - start) * config.data.batch_size
+                checkpoints.save(step, runner.get(state), seen)
+            if stops:
+                break
+            if config.preview.every and (last or step % config.preview.every == 0):
+                _draw(step, objective, runner.get(state.ema_params), workdir, writer)
+                throughput.start(step)
+        checkpoints.close()
 
     # -- the end
-    checkpoints.close()
     writer.close()
     state = runner.get(state)
+    if spans and step < config.num_steps:
+        log.info("told to stop: step %d is saved; the same command goes on from there", step)
+        return state
     _export(config, objective, state)
+    wait_for_all("end of training")
     return state
 
 
@@ -111,6 +128,7 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     source = make_source(config.data)
     objective = OBJECTIVES[type(config.objective)](config, source, workdir)
     check_inputs(config, objective.inputs)
+    require_agreement(objective.inputs)
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         write_config(config, objective.inputs)
@@ -118,77 +136,11 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     return workdir, objective
 
 
-def _first_state(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    checkpoints: Checkpoints,
-    key: Key[Array, ""],
-) -> tuple[TrainState, int, int]:
-    """The newest checkpoint's state or a fresh one, its step, and the examples consumed so far."""
-    params = objective.init(jax.random.fold_in(key, INIT_STEP))
-    fresh = jax.device_put(init_state(params, optimizer), jax.local_devices()[0])
-    restored = checkpoints.restore(abstract_state(fresh))
-    if restored is None:
-        return fresh, 0, 0
-    log.info("resuming at step %d from %s", restored.step, checkpoints.directory)
-    return restored.state, restored.step, restored.examples
-
-
-class _Step:
-    """The train step, compiled once for each size of pictures that comes."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        runner: Runner,
-        objective: Objective,
-        optimizer: optax.GradientTransformation,
-        throughput: Throughput,
-    ):
-        self._config, self._throughput = config, throughput
-        self._compiled: dict[tuple, tuple[Any, float]] = {}
-        self._jitted = runner.jit(
-            make_train_step(
-                objective.loss,
-                optimizer,
-                learning_rate(config.optimizer, config.num_steps),
-                config.ema,
-                accumulate=config.optimizer.accumulate,
-                axis_name=runner.axis_name,
-            )
-        )
-
-    def __call__(
-        self, state: TrainState, frozen: Params, batch: dict[str, Any], key: Key[Array, "..."]
-    ) -> tuple[TrainState, Metrics]:
-        """Take a step; counts its floating-point operations, and not the time to compile."""
-        shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
-        if shapes not in self._compiled:
-            begin = time.perf_counter()
-            lowered = self._jitted.lower(state, frozen, batch, key)
-            flops = _flops(lowered, self._config)
-            log.info("compiling a step of %.1f GFLOP", flops / 1e9)
-            self._compiled[shapes] = lowered.compile(), flops
-            self._throughput.leave_out(time.perf_counter() - begin)
-        compiled, flops = self._compiled[shapes]
-        self._throughput.count(flops)
-        return compiled(state, frozen, batch, key)
-
-
-def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:
-    """Floating-point operations of a step over all devices.
-
-    The compiler's count sees a scan's body once, and under pmap one device's part.
-    """
-    cost = lowered.cost_analysis() or {}
-    per_part = config.optimizer.accumulate
-    parts = jax.device_count() if config.parallel == "pmap" else 1
-    return cost.get("flops", math.nan) * per_part * parts
-
-
 def _require_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
+    """Stop at a loss or gradient that is none."""
     bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
     if bad:
+        checkpoints.finish()
         raise NotFiniteError(
             f"{' and '.join(bad)} not finite at step {step}; training stopped, nothing was saved "
             f"since the last good checkpoint: {checkpoints.newest()}. Lower the learning rate or "
@@ -200,9 +152,10 @@ def _draw(
     step: int, objective: Objective, average: Params, workdir: Path, writer: MetricsWriter
 ) -> None:
     """Draw the preview from the averaged parameters, into `previews/` and TensorBoard."""
+    average = gather(average)
     if jax.process_index() != 0:
         return
-    picture = objective.preview(jax.device_get(average))
+    picture = objective.preview(average)
     if picture is None:
         return
     folder = workdir / "previews"
@@ -213,9 +166,11 @@ def _draw(
 
 def _export(config: TrainConfig, objective: Objective, state: TrainState) -> None:
     """Write what was trained, averaged, where the config says."""
-    if config.export is None or jax.process_index() != 0:
+    if config.export is None:
         return
-    step = int(state.step)
+    average, step = gather(state.ema_params), int(state.step)
+    if jax.process_index() != 0:
+        return
     facts = {"step": step, "examples": step * config.data.batch_size}
-    objective.export(config.export, jax.device_get(state.ema_params), facts)
+    objective.export(config.export, average, facts)
     log.info("wrote the averaged parameters to %s", config.export)

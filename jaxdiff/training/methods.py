@@ -50,8 +50,10 @@ class Trained(NamedTuple):
 
     model: Model
     """Shapes, tokenizers and noise, with what the method adds."""
-    init: Callable[[Key[Array, ""]], Params]
-    """Key -> the parameters to train."""
+    init: Callable[[Key[Array, ""], Params], Params]
+    """(key, `given`) -> the parameters to train."""
+    given: Params
+    """What of the model they begin with."""
     frozen: Params
     """What else the loss needs, by the names of the parts: "unet" and text encoders."""
     trains_text: bool
@@ -107,7 +109,8 @@ def full(run: TrainConfig, model: Model, source: Source) -> Trained:
 
     return Trained(
         model=model,
-        init=lambda key: start,
+        init=lambda key, given: given,
+        given=start,
         frozen=frozen,
         trains_text=config.text_encoder,
         towers=lambda params, frozen: {t.name: {**frozen, **params}[t.name] for t in model.text},
@@ -137,7 +140,7 @@ def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
         text_targets = TEXT_TARGETS.get(config.targets, "encoder/layers_")
         targets |= {tower.name: text_targets for tower in model.text}
 
-    def init(key: Key[Array, ""]) -> Params:
+    def init(key: Key[Array, ""], given: Params) -> Params:
         keys = named_keys(key, *targets)
         return {
             part: init_lora(keys[part], whole[part], pattern, config.rank, alpha)
@@ -161,6 +164,7 @@ def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
     return Trained(
         model=model,
         init=init,
+        given={},
         frozen=whole,
         trains_text=config.text_encoder,
         towers=lambda params, frozen: {t.name: frozen[t.name] for t in model.text},

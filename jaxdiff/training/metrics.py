@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxdiff.errors import UserError
+
 # Peak dense bfloat16 TFLOP/s of one device, from the vendors' data sheets.
 PEAK_TFLOPS = {
     "TPU v2": 22.5,  # a v2 or v3 device is one core of two
@@ -94,9 +96,9 @@ class MetricsWriter:
             return
         from tensorboardX import SummaryWriter
 
-        path = workdir / "metrics.jsonl"
-        _drop_after(path, start)
-        self._file = path.open("a")
+        self._path = workdir / "metrics.jsonl"
+        _drop_after(self._path, start)
+        self._file = self._path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._num_steps = num_steps
         self._bar = None
@@ -104,12 +106,22 @@ class MetricsWriter:
             self._bar = tqdm(total=num_steps, initial=start, unit="step", dynamic_ncols=True)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line everywhere."""
+        """One line everywhere.
+
+        Raises:
+          UserError: the disk is full.
+        """
         if not self._active:
             return
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror}; training stopped. Make room, "
+                "and run the command again"
+            ) from error
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if self._bar is None:

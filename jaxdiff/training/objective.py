@@ -4,22 +4,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxdiff.data.pipeline import Batch, DataConfig, ReadCaptions, make_batches
 from jaxdiff.data.sources import Source
 from jaxdiff.training.step import LossFn, Params
 
-Serve = Callable[[int], Iterator[Batch]]
-"""The number of examples consumed so far -> the batches from there on, of this process."""
+
+class Share(NamedTuple):
+    """The part of every global batch that a process reads: number `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+
+Serve = Callable[[int, Share], Iterator[Batch]]
+"""(examples consumed so far, a process's share) -> its batches from there on."""
 
 
 class Objective(NamedTuple):
     """All that the loop needs to know of what it trains."""
 
-    init: Callable[[Any], Params]
-    """key -> parameters."""
+    init: Callable[[Any, Params], Params]
+    """(key, `given`) -> parameters; compiled, so that none of them need fit on one device."""
+    given: Params
+    """Parameters on the host that training begins with, or {}."""
     frozen: Params
     """Parameters that the loss reads and nobody trains."""
     loss: LossFn
@@ -37,15 +46,15 @@ class Objective(NamedTuple):
 
 
 def serve(source: Source, config: DataConfig, read_captions: ReadCaptions) -> Serve:
-    """The batches of `make_batches` for this process."""
+    """The batches of `make_batches` for a process's share."""
 
-    def batches(start: int) -> Iterator[Batch]:
+    def batches(start: int, share: Share) -> Iterator[Batch]:
         return make_batches(
             source,
             config,
             read_captions,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share.index,
+            process_count=share.count,
             start=start,
         )
 

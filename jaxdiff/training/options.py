@@ -51,6 +51,27 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each axis of the mesh has; one of them may be -1 for all that are left."""
+
+    data: int = -1
+    """Parts of the batch whose devices each hold all parameters."""
+    fsdp: int = 1
+    """Parts of the batch whose devices share parameters, average and moments: less memory, more
+    traffic."""
+    tensor: int = 1
+    """Devices that share every layer of the same rows; heads and channels should divide by it."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that are none."""
+        sizes = self.data, self.fsdp, self.tensor
+        for name, size in zip(("data", "fsdp", "tensor"), sizes, strict=True):
+            require(size >= 1 or size == -1, f"mesh.{name}", self, "at least 1, or -1")
+        if sizes.count(-1) > 1:
+            raise UserError("only one of mesh.data, mesh.fsdp and mesh.tensor can be -1")
+
+
+@dataclass(frozen=True)
 class EMAConfig:
     """The moving average of the parameters, which is what is sampled from and exported."""
 

@@ -21,7 +21,7 @@ from jaxdiff.data.pipeline import Batch, DataConfig
 from jaxdiff.errors import UserError
 from jaxdiff.pipelines.text_to_image import TextToImage
 from jaxdiff.training.config import PriorConfig, TrainConfig
-from jaxdiff.training.objective import Serve
+from jaxdiff.training.objective import Serve, Share
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,9 @@ def paired(subject: Serve, prior: Serve, weight: float) -> Serve:
       Batches with "weight" [b], the factor on each row's loss; "example" numbers both together.
     """
 
-    def batches(start: int) -> Iterator[Batch]:
-        for ours, theirs in zip(subject(start // 2), prior(start // 2), strict=False):
+    def batches(start: int, share: Share) -> Iterator[Batch]:
+        streams = subject(start // 2, share), prior(start // 2, share)
+        for ours, theirs in zip(*streams, strict=False):
             both = {name: _interleave(ours[name], theirs[name]) for name in ours}
             both["example"] = _interleave(2 * ours["example"], 2 * theirs["example"] + 1)
             count = len(ours["example"])

@@ -139,6 +139,21 @@ def make_train_step(
     return train_step
 
 
+def several_steps(train_step: Callable) -> Callable:
+    """Build run(state, frozen, batches [N B ...], key) -> (state, metrics of the last step)."""
+
+    def run(
+        state: TrainState, frozen: Params, batches: Batch, key: Key[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            return train_step(state, frozen, batch, key)
+
+        state, metrics = jax.lax.scan(body, state, batches)
+        return state, jax.tree.map(lambda each: each[-1], metrics)
+
+    return run
+
+
 def _first(parts: tuple, step_key: Key[Array, ""]) -> tuple[Batch, StepKeys]:
     """The first micro-batch and its keys, for their shapes."""
     batch, examples = jax.tree.map(lambda x: x[0], parts)

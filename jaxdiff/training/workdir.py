@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from jaxdiff.convert.replacing import require_writable
 from jaxdiff.errors import UserError
 from jaxdiff.training.config import LossConfig, TrainConfig
@@ -16,11 +18,14 @@ INPUTS = "inputs.json"
 # it is.
 FREE_FIELDS = {
     "workdir",
+    "checkpoints",
     "export",
     "name",
     "licence",
     "num_steps",
     "parallel",
+    "mesh",
+    "steps_per_dispatch",
     "preview",
     "log_every",
     "checkpoint_every",
@@ -42,6 +47,10 @@ FREE_FIELDS = {
 }
 
 
+# What processes of one run may have each of its own: where its data lies, and how it reads it.
+LOCAL_FIELDS = {"data.data_dir", "data.num_threads", "data.prefetch", "data.memory_mb"}
+
+
 def to_json(config: Any) -> Any:
     """A dataclass as plain JSON values; paths become strings, tuples lists."""
     if dataclasses.is_dataclass(config):
@@ -52,6 +61,25 @@ def to_json(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [to_json(value) for value in config]
     return config
+
+
+def shared_facts(config: TrainConfig) -> dict[str, Any]:
+    """What all processes of a run must have alike: dotted names of fields, and JSON values."""
+
+    def flatten(values: dict, prefix: str) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in values.items():
+            deeper = isinstance(value, dict)
+            flat |= flatten(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
+        return flat
+
+    flat = flatten(to_json(config), "")
+    return {name: value for name, value in flat.items() if name not in LOCAL_FIELDS}
+
+
+def checkpoint_dir(config: TrainConfig) -> epath.Path:
+    """Where the checkpoints of a run lie."""
+    return epath.Path(config.checkpoints or config.workdir / "checkpoints")
 
 
 def check_workdir(config: TrainConfig) -> Path:
@@ -68,7 +96,7 @@ def check_workdir(config: TrainConfig) -> Path:
     path = config.workdir / "config.json"
     try:
         require_writable(config.workdir, _may_write, "folder to write to")
-        started = any((config.workdir / "checkpoints").glob("[0-9]*"))
+        started = any(checkpoint_dir(config).glob("[0-9]*"))
         theirs = json.loads(path.read_text()) if started and path.exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use --workdir {config.workdir}: {error}") from error
@@ -101,7 +129,7 @@ def check_inputs(config: TrainConfig, inputs: dict[str, str]) -> None:
       UserError: names what has changed.
     """
     path = config.workdir / INPUTS
-    started = any((config.workdir / "checkpoints").glob("[0-9]*"))
+    started = any(checkpoint_dir(config).glob("[0-9]*"))
     try:
         theirs = json.loads(path.read_text()) if started and path.exists() else {}
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ import optax
 from jaxdiff.data.sources import make_source
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.loop import OBJECTIVES
-from jaxdiff.training.objective import Objective
+from jaxdiff.training.objective import Objective, Share
 from jaxdiff.training.optimizer import make_optimizer
 from jaxdiff.training.step import step_keys
 
@@ -34,8 +34,8 @@ class Short(NamedTuple):
 def train_shortly(run: TrainConfig, workdir: Path, steps: int = 12) -> Short:
     """Descend on one batch, on one device."""
     objective = build(run, workdir)
-    first = objective.init(jax.random.key(0))
-    batch = jax.tree.map(jnp.asarray, next(objective.batches(0)))
+    first = objective.init(jax.random.key(0), objective.given)
+    batch = jax.tree.map(jnp.asarray, next(objective.batches(0, Share())))
     keys = step_keys(jax.random.key(1), jnp.zeros((), jnp.int32), batch["example"])
     optimizer = make_optimizer(run.optimizer, 10**6)
     params = jax.tree.map(jnp.asarray, first)
@@ -59,7 +59,7 @@ def train_shortly(run: TrainConfig, workdir: Path, steps: int = 12) -> Short:
 def one_loss(run: TrainConfig, workdir: Path) -> tuple[Objective, np.ndarray]:
     """The losses of an objective's first batch, at its first parameters."""
     objective = build(run, workdir)
-    batch = next(objective.batches(0))
+    batch = next(objective.batches(0, Share()))
     keys = step_keys(jax.random.key(1), jnp.zeros((), jnp.int32), jnp.asarray(batch["example"]))
-    params = objective.init(jax.random.key(0))
+    params = objective.init(jax.random.key(0), objective.given)
     return objective, np.asarray(jax.jit(objective.loss)(params, objective.frozen, batch, keys)[0])

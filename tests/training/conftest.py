@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from PIL import Image
+from toy import toy_objective
 
 from jaxdiff.convert.autoencoder import save_autoencoder
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.sources import DataConfig
 from jaxdiff.models import Autoencoder, AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.training import loop
 from jaxdiff.training.config import (
     AutoencoderObjective,
     DiffusionObjective,
@@ -54,6 +56,14 @@ def autoencoder_config() -> TrainConfig:
 def autoencoder_run(autoencoder_config: TrainConfig, tmp_path: Path) -> TrainConfig:
     """The same with a work directory."""
     return replace(autoencoder_config, workdir=tmp_path / "run")
+
+
+@pytest.fixture
+def toy_run(autoencoder_run: TrainConfig, monkeypatch) -> TrainConfig:
+    """The same of `toy.toy_objective`, which compiles in a moment."""
+    monkeypatch.setitem(loop.OBJECTIVES, AutoencoderObjective, toy_objective)
+    data = DataConfig(source="shapes", resolution=8, batch_size=8)
+    return replace(autoencoder_run, data=data)
 
 
 @pytest.fixture

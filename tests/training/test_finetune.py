@@ -28,6 +28,7 @@ from jaxdiff.training.config import (
     TextualInversionMethod,
 )
 from jaxdiff.training.methods import lora
+from jaxdiff.training.objective import Share
 
 METHODS = {
     "full": FullMethod(),
@@ -93,7 +94,7 @@ def test_the_loss_falls_and_only_what_is_trained_is_in_the_state(short, name, ti
 def test_text_encoders_are_trained_where_that_is_asked_for(finetune_run, tmp_path):
     method = FullMethod(text_encoder=True)
     objective = build(with_objective(finetune_run, method=method), tmp_path)
-    assert objective.init(jax.random.key(0)).keys() == {"unet", "text_encoder"}
+    assert objective.init(jax.random.key(0), objective.given).keys() == {"unet", "text_encoder"}
     assert objective.frozen.keys() == {"vae"}
 
 
@@ -192,7 +193,7 @@ def test_prior_preservation_adds_a_weighted_mean(finetune_run, pictures_dir, tmp
     prior = PriorConfig(folder=pictures_dir, weight=0.25)
     both = with_objective(alone, prior=prior)
     objective, losses = one_loss(both, tmp_path)
-    batch = next(objective.batches(0))
+    batch = next(objective.batches(0, Share()))
     assert batch["example"].tolist() == list(range(8))
     np.testing.assert_array_equal(batch["weight"], [2.0, 0.5] * 4)
     unweighted = replace(both, objective=replace(both.objective, prior=replace(prior, weight=1.0)))
@@ -200,7 +201,7 @@ def test_prior_preservation_adds_a_weighted_mean(finetune_run, pictures_dir, tmp
     expected = plain[0::2].mean() + 0.25 * plain[1::2].mean()
     assert losses.mean() == pytest.approx(expected, rel=1e-5)
     # The stream goes on anywhere, and both halves are streams of their own.
-    batches = objective.batches(0)
+    batches = objective.batches(0, Share())
     skipped = [next(batches) for _ in range(3)][2]
     same(skipped, next(objective.batches(16)))
 
@@ -241,7 +242,7 @@ def test_the_noise_can_be_changed_and_is_exported(finetune_run, tmp_path):
     )
     objective, losses = one_loss(run, tmp_path)
     assert np.isfinite(losses).all()
-    objective.export(tmp_path / "out", objective.init(jax.random.key(0)), {})
+    objective.export(tmp_path / "out", objective.init(jax.random.key(0), objective.given), {})
     noise = load_model(tmp_path / "out").noise
     assert noise.zero_terminal_snr and noise.prediction == "v"
     assert noise.spacing == "trailing"  # the grid that begins at the last level
@@ -253,7 +254,7 @@ def test_frozen_networks_are_held_in_the_compute_type(finetune_run, tmp_path):
     run = replace(finetune_run, dtype="bfloat16")
     objective = build(run, tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(objective.frozen)} == {jnp.dtype(jnp.bfloat16)}
-    trained = objective.init(jax.random.key(0))
+    trained = objective.init(jax.random.key(0), objective.given)
     assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {jnp.dtype(jnp.float32)}
     _, losses = one_loss(run, tmp_path)
     assert np.isfinite(losses).all()
@@ -272,7 +273,7 @@ def test_a_text_encoders_small_changes_count_in_bfloat16_too(finetune_run):
     params = jax.tree_util.tree_map_with_path(coarse, tower.params)
     model = dataclasses.replace(model, text=(tower._replace(params=params),))
     trained = lora(run, model, make_source(run.data))
-    start = trained.init(jax.random.key(0))
+    start = trained.init(jax.random.key(0), trained.given)
     changed = {
         path: layer._replace(up=layer.up + 0.1) if path.endswith("v_proj") else layer
         for path, layer in start["text_encoder"].items()

@@ -1,0 +1,109 @@
+"""What the devices are told to do at a time: a step, or several, and the batches for them."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Key
+
+from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.metrics import Throughput
+from jaxdiff.training.objective import Objective
+from jaxdiff.training.optimizer import learning_rate
+from jaxdiff.training.parallel import HostBatch, Runner
+from jaxdiff.training.step import Metrics, Params, TrainState, make_train_step, several_steps
+
+log = logging.getLogger(__name__)
+
+DeviceBatch = dict[str, Any]
+
+
+def dispatches(start: int, config: TrainConfig) -> list[tuple[int, int]]:
+    """(step before, last step) of every dispatch; all but the last end at a multiple.
+
+    >>> from types import SimpleNamespace
+    >>> dispatches(3, SimpleNamespace(steps_per_dispatch=4, num_steps=10))
+    [(3, 4), (4, 8), (8, 10)]
+    """
+    if start >= config.num_steps:
+        return []
+    every = config.steps_per_dispatch
+    ends = range(start - start % every + every, config.num_steps, every)
+    return list(pairwise([start, *ends, config.num_steps]))
+
+
+def feed(
+    spans: list[tuple[int, int]],
+    batches: Iterator[HostBatch],
+    runner: Runner,
+    config: TrainConfig,
+) -> Iterator[DeviceBatch]:
+    """The batch of every dispatch, on the devices; where it takes several steps, one of each."""
+    for before, step in spans:
+        parts = [next(batches) for _ in range(step - before)]
+        if config.steps_per_dispatch == 1:
+            yield runner.put_batch(parts[0])
+        else:
+            yield runner.put_batch(jax.tree.map(lambda *each: np.stack(each), *parts))
+
+
+class Steps:
+    """The train step or several of them, compiled once for each size of pictures that comes."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        runner: Runner,
+        objective: Objective,
+        optimizer: optax.GradientTransformation,
+        throughput: Throughput,
+    ):
+        self._config, self._runner, self._throughput = config, runner, throughput
+        self._compiled: dict[tuple, tuple[Any, float]] = {}
+        step = make_train_step(
+            objective.loss,
+            optimizer,
+            learning_rate(config.optimizer, config.num_steps),
+            config.ema,
+            accumulate=config.optimizer.accumulate,
+            axis_name=runner.axis_name,
+        )
+        self._run = step if config.steps_per_dispatch == 1 else several_steps(step)
+
+    def __call__(
+        self,
+        state: TrainState,
+        frozen: Params,
+        batch: DeviceBatch,
+        key: Key[Array, "..."],
+        steps: int,
+    ) -> tuple[TrainState, Metrics]:
+        """Take a dispatch's steps; counts their floating-point operations, not time to compile."""
+        shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
+        if shapes not in self._compiled:
+            begin = time.perf_counter()
+            lowered = self._runner.jit(self._run, state).lower(state, frozen, batch, key)
+            flops = _flops(lowered, self._config)
+            log.info("compiling a step of %.1f GFLOP", flops / 1e9)
+            self._compiled[shapes] = lowered.compile(), flops
+            self._throughput.leave_out(time.perf_counter() - begin)
+        compiled, flops = self._compiled[shapes]
+        self._throughput.count(flops * steps)
+        return compiled(state, frozen, batch, key)
+
+
+def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:
+    """Floating-point operations of a step over all devices.
+
+    The compiler's count sees a scan's body once, and under pmap one device's part.
+    """
+    cost = lowered.cost_analysis() or {}
+    per_part = config.optimizer.accumulate
+    parts = jax.device_count() if config.parallel == "pmap" else 1
+    return cost.get("flops", math.nan) * per_part * parts

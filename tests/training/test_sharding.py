@@ -1,0 +1,113 @@
+"""Where arrays lie: the table of names, the mesh, and the bytes that a device really holds."""
+
+import math
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxdiff.convert.merge import parameter_shapes
+from jaxdiff.errors import UserError
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.presets import tiny
+from jaxdiff.training.options import MeshConfig
+from jaxdiff.training.sharding import (
+    TENSOR_CUTS,
+    axis_sizes,
+    bytes_per_device,
+    make_mesh,
+    partition_spec,
+    place,
+    shardings,
+)
+from jaxdiff.training.step import init_state
+
+SIZES = {"data": 1, "fsdp": 2, "tensor": 2}
+
+
+def _names(tree):
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "spec"),
+    [
+        ("unet/attn1/to_q/kernel", (32, 64), ("fsdp", "tensor")),
+        ("unet/attn1/to_out_0/kernel", (64, 32), ("tensor", "fsdp")),
+        ("opt/mu/resnets_0/conv1/kernel", (3, 3, 8, 16), (None, None, "fsdp", "tensor")),
+        ("resnets_1/conv2/kernel", (3, 3, 16, 8), (None, None, "tensor", "fsdp")),
+        ("resnets_1/norm2/scale", (16,), ("tensor",)),
+        ("transformer_blocks_0/norm2/scale", (16,), (None,)),
+        ("token_embedding/embedding", (540, 16), ("fsdp", None)),
+        ("conv_out/kernel", (3, 3, 64, 3), (None, None, "fsdp", None)),
+        ("attn1/to_q/kernel", (3, 5), (None, None)),  # divides by nothing
+        ("step", (), ()),
+    ],
+)
+def test_a_parameter_is_cut_as_its_name_says(name, shape, spec):
+    assert partition_spec(name, shape, SIZES) == PartitionSpec(*spec)
+
+
+def test_every_row_of_the_table_is_of_use():
+    networks = UNetConfig(), TextEncoderConfig(), AutoencoderConfig()
+    names = [name for config in networks for name in _names(parameter_shapes(config))]
+    assert all(any(re.search(pattern, name) for name in names) for pattern, _ in TENSOR_CUTS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "found"),
+    [
+        (MeshConfig(), 8, (8, 1, 1)),
+        (MeshConfig(data=1, fsdp=-1), 8, (1, 8, 1)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
+        (MeshConfig(fsdp=4), 256, (64, 4, 1)),
+    ],
+)
+def test_what_is_left_goes_where_it_is_asked(asked, devices, found):
+    assert axis_sizes(asked, devices) == found
+
+
+@pytest.mark.parametrize("asked", [MeshConfig(fsdp=3), MeshConfig(data=2, fsdp=2), MeshConfig(16)])
+def test_a_mesh_that_does_not_make_up_the_devices_is_refused(asked):
+    with pytest.raises(UserError, match=r"mesh.data=.* does not make up 8 devices.* 1, 2, 4, 8"):
+        make_mesh(asked)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(0, 1), (-1, -1), (1, -2)])
+def test_sizes_that_are_none_are_refused(data, fsdp):
+    with pytest.raises(UserError, match=r"mesh\."):
+        MeshConfig(data=data, fsdp=fsdp)
+
+
+def _state(config):
+    params = parameter_shapes(config)
+    return jax.eval_shape(lambda params: init_state(params, optax.adam(1e-3)), params)
+
+
+def test_bytes_of_a_device_fall_as_one_over_fsdp():
+    shapes = _state(tiny.objective.unet)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    held = {}
+    for fsdp in (1, 2, 4, 8):
+        mesh = make_mesh(MeshConfig(fsdp=fsdp))
+        held[fsdp] = bytes_per_device(place(zeros, shardings(shapes, mesh)))
+    assert held[1] == sum(x.nbytes for x in jax.tree.leaves(zeros))
+    for fsdp in (2, 4, 8):  # vectors stay whole: a hundredth of this small network
+        assert held[1] / fsdp < held[fsdp] < 1.1 * held[1] / fsdp
+
+
+def test_of_a_large_network_nothing_worth_mention_stays_whole():
+    shapes = _state(UNetConfig())
+    sizes = {"data": 1, "fsdp": 64, "tensor": 1}
+
+    def share(name, x):
+        cuts = sum(axis is not None for axis in partition_spec(name, x.shape, sizes))
+        return math.prod(x.shape) / 64**cuts
+
+    held = sum(map(share, _names(shapes), jax.tree.leaves(shapes)))
+    whole = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    assert held < 1.05 * whole / 64
