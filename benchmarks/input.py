@@ -30,9 +30,10 @@ from jaxdiff.data.images import decode_image  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
 from jaxdiff.training.blueprint import blueprint, with_unet_options  # noqa: E402
 from jaxdiff.training.cache import cached_rows  # noqa: E402
+from jaxdiff.training.chips import CHIPS  # noqa: E402
 from jaxdiff.training.traced import probe  # noqa: E402
 
-CHIPS = {"v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "h100": 989e12}
+KINDS = ("v5e", "v5p", "v6e", "h100")
 SIZES = {64: "emoji64", 256: "sd15", 512: "sd15"}  # pixels, and who trains on them
 FILES, ROWS = 32, 256
 
@@ -71,7 +72,7 @@ def decoding(side: int, seconds: float) -> float:
 
 def reading(preset: str, seconds: float) -> float:
     """Rows of latents and text states read from a cache in a second, copied into a batch."""
-    run = dataclasses.replace(PRESETS[preset][1])
+    run = PRESETS[preset][1]
     fields = {k: v for k, v in blueprint(run).batch.items() if v.ndim > 2}
     dtype = np.dtype([(name, shape.dtype, shape.shape[1:]) for name, shape in fields.items()])
 
@@ -101,11 +102,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
     seconds = parser.parse_args().seconds
-    head = "input                 one core     TFLOP     " + "".join(f"{k:>9}" for k in CHIPS)
+    head = "input                 one core     TFLOP     " + "".join(f"{kind:>9}" for kind in KINDS)
     print(f"{head}   (pictures/s that a chip takes in at most)")
     for side, preset in SIZES.items():
         cost = operations(preset, side)
-        chips = "".join(f"{peak / cost:9.0f}" for peak in CHIPS.values())
+        chips = "".join(f"{CHIPS[kind].flops / cost:9.0f}" for kind in KINDS)
         rate = decoding(side, seconds)
         print(f"JPEG {side:4d} px       {rate:9.0f}/s   {cost / 1e12:8.4f}     {chips}   {preset}")
     rate = reading("sd15", seconds)

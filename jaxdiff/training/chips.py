@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from jaxdiff.errors import UserError, choose
+from jaxdiff.training.metrics import PEAK_TFLOPS
 
 GIB = 2**30
 
@@ -38,19 +39,23 @@ class Chip:
     """Links close to a ring along an axis that is a multiple of this; 0: no torus."""
 
 
+def _peak(kind: str) -> float:
+    return 1e12 * PEAK_TFLOPS[kind]
+
+
 _PLANAR = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 _SOLID_LARGE = (*_SOLID, "8x16x16", "16x16x16", "16x16x24")
 _BOX = ("1", "2", "4", "8")
 
 CHIPS = {
-    "v4": Chip("tpu", 31.75 * GIB, 275e12, 1200e9, 150e9, _SOLID, 4),
-    "v5e": Chip("tpu", 15.75 * GIB, 197e12, 819e9, 200e9, _PLANAR, 16),
-    "v5p": Chip("tpu", 95.74 * GIB, 459e12, 2765e9, 600e9, _SOLID_LARGE, 4),
-    "v6e": Chip("tpu", 31.25 * GIB, 918e12, 1640e9, 400e9, _PLANAR, 16),
-    "a100": Chip("gpu", 80e9, 312e12, 2039e9, 300e9, _BOX),
-    "h100": Chip("gpu", 80e9, 989e12, 3350e9, 450e9, _BOX),
-    "h200": Chip("gpu", 141e9, 989e12, 4800e9, 450e9, _BOX),
+    "v4": Chip("tpu", 31.75 * GIB, _peak("TPU v4"), 1200e9, 150e9, _SOLID, 4),
+    "v5e": Chip("tpu", 15.75 * GIB, _peak("TPU v5 lite"), 819e9, 200e9, _PLANAR, 16),
+    "v5p": Chip("tpu", 95.74 * GIB, _peak("TPU v5"), 2765e9, 600e9, _SOLID_LARGE, 4),
+    "v6e": Chip("tpu", 31.25 * GIB, _peak("TPU v6 lite"), 1640e9, 400e9, _PLANAR, 16),
+    "a100": Chip("gpu", 80e9, _peak("NVIDIA A100"), 2039e9, 300e9, _BOX),
+    "h100": Chip("gpu", 80e9, _peak("NVIDIA H100"), 3350e9, 450e9, _BOX),
+    "h200": Chip("gpu", 141e9, _peak("NVIDIA H200"), 4800e9, 450e9, _BOX),
     "cpu": Chip("cpu", 0, 90e9, 10e9, 5e9, (*_BOX, "16", "32", "64")),
 }
 CHIPS["gpu"] = CHIPS["h100"]
