@@ -2,7 +2,10 @@
 
 The same command again resumes. `python train.py PRESET --help` explains every field. Processes of
 one run find each other on TPU pods, SLURM and Kubernetes; elsewhere start each with
---coordinator HOST:PORT --num-processes P --process-id p.
+--coordinator HOST:PORT --num-processes P --process-id p. With --plan v5e:16x16 (or another
+topology) it says what the run would need there instead of training, and with --plan-batches too
+which batch and mesh would be best; no accelerator is needed for that. With --precompute it fills
+--data.cache with latents and text states, and trains nothing.
 """
 
 import logging
@@ -10,7 +13,7 @@ import sys
 
 from jaxdiff import platform
 
-platform.configure()
+platform.configure(accelerator=not any(word.startswith("--plan") for word in sys.argv))
 
 import tyro  # noqa: E402
 
@@ -19,6 +22,7 @@ from jaxdiff.errors import choose  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
 from jaxdiff.training.config import TrainConfig  # noqa: E402
 from jaxdiff.training.hosts import connect, exit_together, split_flags  # noqa: E402
+from jaxdiff.training.tasks import print_caches, print_plan, split_task  # noqa: E402
 
 
 def parse(arguments: list[str]) -> TrainConfig:
@@ -27,6 +31,7 @@ def parse(arguments: list[str]) -> TrainConfig:
     Raises:
       UserError: the preset or a field is unknown, or a value does not fit.
     """
+    _, arguments = split_task(arguments)
     if arguments and not arguments[0].startswith("-"):
         choose("preset", arguments[0], PRESETS)
     return parse_or_explain(
@@ -43,8 +48,12 @@ def main(arguments: list[str]) -> int:
 
     def run() -> None:
         hosts, options = split_flags(arguments)
-        config = parse(options)
+        (asked, rest), config = split_task(options), parse(options)
+        if asked.plan is not None:
+            return print_plan(rest[0], config, asked)
         connect(hosts)
+        if asked.precompute:
+            return print_caches(config)
         from jaxdiff.training.loop import train
 
         train(config)

@@ -18,21 +18,32 @@ from pathlib import Path
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNN_VALUE = "-individual_convolution,-reduce"
 _YNN_SINCE = (0, 10, 1)  # an older jaxlib aborts on a flag that it does not know
-_DEVICE_FLAG = "--xla_force_host_platform_device_count"
+DEVICE_FLAG = "--xla_force_host_platform_device_count"
+# Read when jax is imported; what libtpu would otherwise ask Google's cloud for, and complain.
+_NO_ACCELERATOR = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
 _MIN_COMPILE_SECONDS = 0.1  # cache programs that take longer than this to compile
 
 
-def configure(*, host_devices: int | None = None) -> None:
+def configure(*, host_devices: int | None = None, accelerator: bool = True) -> None:
     """Set the XLA flags and the persistent compile cache; calling it again changes nothing.
 
     What the user has set in `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR` is kept.
 
     Args:
       host_devices: how many devices the CPU shall pretend to be; None leaves it as it is.
+      accelerator: False where there is none to be looked for, only one to compile for.
 
     Raises:
       RuntimeError: jax has already started a backend, so new settings would be ignored.
     """
+    if not accelerator:
+        os.environ |= _NO_ACCELERATOR
     version = jaxlib_version()
     flags = merge_flags(os.environ.get("XLA_FLAGS", ""), wanted_flags(version, host_devices))
     if flags != os.environ.get("XLA_FLAGS", ""):
@@ -52,7 +63,7 @@ def wanted_flags(version: str, host_devices: int | None = None) -> dict[str, str
     if _release(version) >= _YNN_SINCE:
         flags[_YNN_FLAG] = _YNN_VALUE
     if host_devices is not None:
-        flags[_DEVICE_FLAG] = str(host_devices)
+        flags[DEVICE_FLAG] = str(host_devices)
     return flags
 
 

@@ -1,6 +1,7 @@
 """Named configurations of `train.py`; a preset is a replace() of another and shows what differs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.sources import DataConfig
@@ -14,8 +15,10 @@ from jaxdiff.training.config import (
     FullMethod,
     LoraMethod,
     LossConfig,
+    MeshConfig,
     OptimizerConfig,
     PreviewConfig,
+    ScratchMethod,
     TextualInversionMethod,
     TrainConfig,
 )
@@ -174,6 +177,71 @@ controlnet = replace(
     optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=200),
 )
 
+# Stable Diffusion from scratch, on latents and text states that are computed once (Rombach et al.
+# 2022; the batch is that of their model card). The frozen parts are those of a published model.
+sd15 = TrainConfig(
+    objective=FinetuneObjective(
+        model=Path("stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        method=ScratchMethod(
+            unet=UNetConfig(),
+            noise=NoiseConfig(schedule="scaled_linear", prediction="eps", spacing="leading"),
+        ),
+        remat=True,
+    ),
+    data=DataConfig(source="folder:", resolution=512, batch_size=2048, cache="cache"),
+    num_steps=500_000,
+    mesh=MeshConfig(
+        data=-1, fsdp=16
+    ),  # divides all widths; parameters and moments do not fit on one
+    dtype="bfloat16",
+    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000, weight_decay=0.01),
+    preview=PreviewConfig(every=5000),
+    checkpoint_every=2500,
+)
+
+# As the published v-prediction model, at the size of its base; that one went on at 768 pixels.
+sd21 = replace(
+    sd15,
+    objective=replace(
+        sd15.objective,
+        model=Path("stabilityai/stable-diffusion-2-1"),
+        method=ScratchMethod(
+            unet=UNetConfig(
+                attention_head_dim=(5, 10, 20, 20),
+                cross_attention_dim=1024,
+                use_linear_projection=True,
+            ),
+            noise=replace(sd15.objective.method.noise, prediction="v"),
+        ),
+    ),
+)
+
+# Podell et al. 2023, table 1.
+sdxl = replace(
+    sd15,
+    objective=replace(
+        sd15.objective,
+        model=Path("stabilityai/stable-diffusion-xl-base-1.0"),
+        method=ScratchMethod(
+            unet=UNetConfig(
+                sample_size=128,
+                block_out_channels=(320, 640, 1280),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2, 10),
+                attention_head_dim=(5, 10, 20),
+                cross_attention_dim=2048,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=2816,
+            ),
+            noise=sd15.objective.method.noise,
+        ),
+    ),
+    data=replace(sd15.data, resolution=1024),
+)
+
 PRESETS = {
     "tiny": ("Coloured shapes, in a minute on a laptop.", tiny),
     "emoji64-vae": (
@@ -181,6 +249,9 @@ PRESETS = {
         emoji64_vae,
     ),
     "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
+    "sd15": ("Stable Diffusion 1.5 from scratch, on latents computed beforehand.", sd15),
+    "sd21": ("Stable Diffusion 2.1 from scratch, v-prediction at 512 pixels.", sd21),
+    "sdxl": ("Stable Diffusion XL from scratch at 1024 pixels.", sdxl),
     "finetune": ("Go on training a model's UNet on a folder of pictures.", finetune),
     "lora": ("Low-rank changes of a model, in one small file.", lora),
     "textual-inversion": ("A new word for a model, in one tiny file.", textual_inversion),

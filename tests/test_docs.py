@@ -23,8 +23,10 @@ _PARSERS = {
     ),
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
+    "benchmarks/input.py": None,
     "benchmarks/subject.py": None,
     "benchmarks/torture.py": None,
+    "benchmarks/weak_scaling.py": None,
 }
 
 

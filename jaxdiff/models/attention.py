@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jaxdiff import target
 from jaxdiff.errors import choose
 from jaxdiff.models.linear import Dense
 from jaxdiff.models.sums import column_sum, columns
@@ -134,7 +135,7 @@ KERNELS: dict[str, Kernel] = {
 
 
 def attention_kernel(name: str, dtype: DTypeLike) -> Kernel:
-    """The kernel called `name`; "auto" takes the best that the default backend has for `dtype`.
+    """The kernel called `name`; "auto" takes the best that the platform has for `dtype`.
 
     Raises:
       UserError: `name` is neither "auto" nor in `KERNELS`.
@@ -142,7 +143,7 @@ def attention_kernel(name: str, dtype: DTypeLike) -> Kernel:
     if name == "auto":
         half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
         best = {"cpu": "blocked", "gpu": "cudnn" if half else "einsum"}
-        name = best.get(jax.default_backend(), "einsum")
+        name = best.get(target.platform(), "einsum")
     return KERNELS[choose("attention kernel", name, KERNELS)]
 
 

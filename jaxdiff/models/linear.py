@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
+from jaxdiff import target
 from jaxdiff.models.sums import rows
 from jaxdiff.models.winograd import TILE, winograd_convolution
 
@@ -95,14 +96,14 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 def prefers_winograd(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether x [B H W I] with a kernel [3 3 I O] goes by `winograd_convolution`.
 
-    Decided by backend, type and the size of one picture, never by the batch: the same picture is
+    Decided by platform, type and the size of one picture, never by the batch: the same picture is
     computed in the same way beside any others.
     """
     _, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
     tiles = -(-height // TILE) * -(-width // TILE)
     return (
-        jax.default_backend() == "cpu"
+        target.platform() == "cpu"
         and x.dtype == jnp.float32
         and min(inputs, outputs) >= _FEWEST_CHANNELS
         and height * width >= _PIXELS_PER_TILE * tiles

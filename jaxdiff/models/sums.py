@@ -12,9 +12,10 @@ compilers fuse reductions well, and get them.
 Axis legend: R rows, C columns.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxdiff import target
 
 
 def rows(values: Float[Array, "*batch C"], count: int) -> Float[Array, "*batch R C"]:
@@ -46,4 +47,4 @@ def column_sum(x: Float[Array, "*batch R C"]) -> Float[Array, "*batch R"]:
 
 
 def _by_products() -> bool:
-    return jax.default_backend() == "cpu"
+    return target.platform() == "cpu"

@@ -14,6 +14,7 @@ from jaxdiff.training.finetune_config import (
     FullMethod,
     LoraMethod,
     PriorConfig,
+    ScratchMethod,
     TextualInversionMethod,
 )
 from jaxdiff.training.options import (
@@ -38,6 +39,7 @@ __all__ = [
     "OptimizerConfig",
     "PreviewConfig",
     "PriorConfig",
+    "ScratchMethod",
     "TextualInversionMethod",
     "TrainConfig",
 ]

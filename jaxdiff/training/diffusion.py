@@ -72,7 +72,7 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
         return Model(*parts, noise=config.noise, meta=facts)
 
     return Objective(
-        init=_init(networks),
+        init=start_networks(networks),
         given=given,
         frozen=data.frozen,
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
@@ -114,7 +114,7 @@ def _check_sizes(run: TrainConfig, vae: AutoencoderConfig) -> None:
         )
 
 
-def _init(networks: Networks) -> Callable:
+def start_networks(networks: Networks) -> Callable:
     """(key, given) -> the given parameters of the UNet and the text encoder, or fresh ones."""
 
     def init(key: Key[Array, ""], given: Params) -> Params:

@@ -26,6 +26,7 @@ from jaxdiff.training.config import (
     FinetuneObjective,
     FullMethod,
     LoraMethod,
+    ScratchMethod,
     TextualInversionMethod,
     TrainConfig,
 )
@@ -33,7 +34,7 @@ from jaxdiff.training.controlnet import controlnet
 from jaxdiff.training.diffusion import denoising_loss
 from jaxdiff.training.inversion import textual_inversion
 from jaxdiff.training.latents import batch_latents, latent_data
-from jaxdiff.training.methods import Trained, full, lora
+from jaxdiff.training.methods import Trained, full, lora, scratch
 from jaxdiff.training.objective import Objective, Serve, serve
 from jaxdiff.training.preview import make_preview
 from jaxdiff.training.prior import draw_prior, paired, prior_config
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 FAMILIES = ("sd", "sdxl")
 METHODS: dict[type, Callable[[TrainConfig, Model, Source], Trained]] = {
     FullMethod: full,
+    ScratchMethod: scratch,
     LoraMethod: lora,
     TextualInversionMethod: textual_inversion,
     ControlNetMethod: controlnet,
@@ -143,10 +145,11 @@ def _load(run: TrainConfig) -> Model:
             f"objective.model={config.model} is of the family {model.family}; only "
             f"{' and '.join(FAMILIES)} can be fine-tuned, and no distilled (LCM) model"
         )
-    own = model.unet_config.sample_size * model.vae_config.downscale
+    trained = config.method.unet if isinstance(config.method, ScratchMethod) else model.unet_config
+    own = trained.sample_size * model.vae_config.downscale
     if run.data.resolution != own:
         log.warning(
-            "data.resolution=%d, but %s draws pictures of %d",
+            "data.resolution=%d, but the UNet of %s is for pictures of %d",
             run.data.resolution,
             config.model,
             own,

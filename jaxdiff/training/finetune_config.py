@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.errors import UserError
+from jaxdiff.models import UNetConfig
 from jaxdiff.training.options import LossConfig, require
 
 
@@ -65,7 +67,23 @@ class ControlNetMethod:
     """Directory of a ControlNet to start from; None: the UNet's own first half."""
 
 
-Method = FullMethod | LoraMethod | TextualInversionMethod | ControlNetMethod
+@dataclass(frozen=True)
+class ScratchMethod:
+    """Train a fresh UNet between the model's frozen other parts; exports a model directory."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Its shape, for latents and text states as wide as the model's."""
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """Forward process and prediction, in the place of the model's."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that are set elsewhere."""
+        for name, unset in (("remat", False), ("attention", "auto")):
+            if getattr(self.unet, name) != unset:
+                raise UserError(f"set objective.{name}, not objective.method.unet.{name}")
+
+
+Method = FullMethod | LoraMethod | TextualInversionMethod | ControlNetMethod | ScratchMethod
 
 
 @dataclass(frozen=True)
@@ -118,6 +136,10 @@ class FinetuneObjective:
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
         require(self.clip_skip >= 0, "objective.clip_skip", self, "at least 0")
+        asked = {"prediction": self.prediction, "zero_terminal_snr": self.zero_terminal_snr}
+        for name, value in asked.items():
+            if value is not None and isinstance(self.method, ScratchMethod):
+                raise UserError(f"set objective.method.noise.{name}, not objective.{name}")
         dreambooth = isinstance(self.method, FullMethod | LoraMethod)
         if self.prior.folder is not None and not dreambooth:
             raise UserError(

@@ -1,6 +1,7 @@
 """What fine-tuning trains, and how that takes part in the networks: one function per method.
 
     full                the UNet's parameters are the trained ones
+    scratch             so they are, of a UNet of another shape that starts anew
     LoRA                every changed layer adds its low-rank change to its output
     textual inversion   some rows of the text encoders' tables are the trained ones (inversion.py)
     ControlNet          the trained network adds residuals to the UNet's features (controlnet.py)
@@ -20,14 +21,13 @@ from jaxtyping import Array, Float, Key
 from jaxdiff.convert import Model, save_model
 from jaxdiff.convert.lora import Lora, save_lora
 from jaxdiff.data.sources import Source
-from jaxdiff.models import (
-    UNet,
-)
+from jaxdiff.models import UNet, example_inputs
 from jaxdiff.models.lora import TARGETS, Layers, init_lora, intercept, merge
 from jaxdiff.rng import named_keys
 from jaxdiff.training.config import (
     FullMethod,
     LoraMethod,
+    ScratchMethod,
     TrainConfig,
 )
 from jaxdiff.training.diffusion import about
@@ -93,10 +93,35 @@ def make_unet(run: TrainConfig, model: Model) -> UNet:
 def full(run: TrainConfig, model: Model, source: Source) -> Trained:
     """The whole UNet and, if asked for, the text encoders."""
     config: FullMethod = run.objective.method
-    whole, unet = parameters(model), make_unet(run, model)
+    whole = parameters(model)
     names = tuple(whole) if config.text_encoder else ("unet",)
     start = {name: whole[name] for name in names}
     frozen = {name: whole[name] for name in whole if name not in names}
+    return _whole(run, model, start, frozen)._replace(trains_text=config.text_encoder)
+
+
+def scratch(run: TrainConfig, model: Model, source: Source | None = None) -> Trained:
+    """A fresh UNet of the method's shape and noise, between the model's other parts.
+
+    Raises:
+      UserError: that shape does not go with the model's latents and text encoders.
+    """
+    config: ScratchMethod = run.objective.method
+    model = dataclasses.replace(
+        model, unet_config=config.unet, unet_params={}, noise=config.noise, unused={}
+    )
+    unet = make_unet(run, model)
+
+    def init(key: Key[Array, ""], given: Params) -> Params:
+        return {"unet": unet.init(key, **example_inputs(config.unet))["params"]}
+
+    frozen = {tower.name: tower.params for tower in model.text}
+    return _whole(run, model, {}, frozen)._replace(init=init)
+
+
+def _whole(run: TrainConfig, model: Model, start: Params, frozen: Params) -> Trained:
+    """Train a UNet, and what else `start` has, whole; `frozen` is the rest."""
+    unet = make_unet(run, model)
 
     def predict(
         params: Params, frozen: Params, batch: Batch, *inputs: Any
@@ -112,7 +137,7 @@ def full(run: TrainConfig, model: Model, source: Source) -> Trained:
         init=lambda key, given: given,
         given=start,
         frozen=frozen,
-        trains_text=config.text_encoder,
+        trains_text=False,
         towers=lambda params, frozen: {t.name: {**frozen, **params}[t.name] for t in model.text},
         predict=predict,
         networks=lambda params: {**frozen, **params},

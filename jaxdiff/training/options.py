@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from jaxdiff.errors import UserError
 
+EFFORTS = ("O0", "O1", "O2", "O3")
+"""Of a compiler, from the fastest to compile to the fastest to run."""
+
 
 def require(holds: bool, name: str, config: Any, range_: str) -> None:
     """Raise a `UserError` that names the field and its range unless `holds`."""

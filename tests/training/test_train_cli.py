@@ -44,6 +44,15 @@ def script():
         (["lora", "--objective.method.rank", "0"], "objective.method.rank must be at least 1"),
         (["controlnet", "--data.no-conditioning"], "a ControlNet needs data.conditioning"),
         (["finetune", "--objective.prior.prompt", "a dog"], "objective.prior.prompt needs"),
+        (["tiny", "--plan", "v5e:3x5"], "of v5e there are: v5e:2x2, v5e:2x4"),
+        (["tiny", "--plan", "v5f:4x4"], "unknown topology 'v5f:4x4'"),
+        (["tiny", "--plan"], "expected one argument"),
+        (["tiny", "--plan-batches"], "need --plan TOPOLOGY"),
+        (["lora", "--plan", "cpu:1"], "a plan wants a preset that trains from scratch"),
+        (["tiny", "--plan", "cpu:8", "--data.batch-size", "12"], "data.batch_size=12 does not"),
+        (["tiny", "--precompute"], "--precompute needs --data.cache"),
+        (["sd15", "--workdir", "{tmp}/w"], "'folder:' names nothing"),
+        (["sd15", "--objective.prediction", "v"], "set objective.method.noise.prediction"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(script, arguments, message, tmp_path, capsys):

@@ -1,0 +1,137 @@
+"""How traffic between chips grows with their number, by plan: no accelerator is needed.
+
+    python benchmarks/weak_scaling.py sd15 [--kind v5e] [--rows 8] [--compile] [--out scaling.png]
+
+Weak scaling: every chip has the same number of examples. The table has, for data-parallel and FSDP,
+the bytes that a chip sends in a step and the least times of eq. (1) of `jaxdiff.training.plan`, by
+estimate or, with --compile, read from the compiled step. The picture has bytes over chips.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from jaxdiff import platform  # noqa: E402
+
+platform.configure(accelerator=False)
+
+from PIL import Image, ImageDraw  # noqa: E402
+
+from jaxdiff import target  # noqa: E402
+from jaxdiff.presets import PRESETS  # noqa: E402
+from jaxdiff.training.blueprint import blueprint  # noqa: E402
+from jaxdiff.training.chips import CHIPS, parse_topology  # noqa: E402
+from jaxdiff.training.config import TrainConfig  # noqa: E402
+from jaxdiff.training.options import MeshConfig  # noqa: E402
+from jaxdiff.training.plan import Plan  # noqa: E402
+from jaxdiff.training.plan_compile import make_plan  # noqa: E402
+from jaxdiff.training.plan_estimate import estimate, probe_costs  # noqa: E402
+from jaxdiff.training.sharding import make_mesh  # noqa: E402
+from jaxdiff.training.topology import planned_devices  # noqa: E402
+from jaxdiff.training.traced import abstract_state  # noqa: E402
+
+FSDP = 16  # devices that share the state; what is left of the chips is data-parallel
+MESHES = {"data": lambda n: MeshConfig(n, 1), "fsdp": lambda n: MeshConfig(-1, min(FSDP, n))}
+COLOURS = {"data": (200, 60, 40), "fsdp": (40, 90, 200)}
+
+
+def plans(run: TrainConfig, kind: str, rows: int, *, compiled: bool) -> dict[str, list[Plan]]:
+    """Plans by mesh, over the topologies of a kind of chip with 8 chips and more."""
+    names = [f"{kind}:{shape}" for shape in CHIPS[kind].topologies]
+    topologies = [each for each in map(parse_topology, names) if 8 <= each.count <= 256]
+    with target.tracing_for(CHIPS[kind].platform):
+        costs, state = probe_costs(run, both=False), abstract_state(blueprint(run), run)
+    found = {}
+    for label, mesh_of in MESHES.items():
+        found[label] = []
+        for topology in topologies:
+            variant = dataclasses.replace(
+                run,
+                mesh=mesh_of(topology.count),
+                data=dataclasses.replace(run.data, batch_size=rows * topology.count),
+            )
+            if compiled:
+                found[label].append(make_plan(variant, topology.name))
+                continue
+            mesh = make_mesh(variant.mesh, planned_devices(topology))
+            found[label].append(estimate(variant, topology, mesh, costs, state))
+    return found
+
+
+def table(found: dict[str, list[Plan]]) -> str:
+    """A line per mesh and topology."""
+    head = "mesh  topology     chips  a chip sends   compute   memory    links     binds"
+    lines = [f"{head:<80} its memory"]
+    for label, row in found.items():
+        for plan in row:
+            times, fill = plan.times, plan.total / plan.topology.memory
+            cells = " ".join(f"{1e3 * seconds:6.1f} ms" for seconds in times.values())
+            binds = max(times, key=times.get)
+            place = f"{label:<5} {plan.topology.name:<12} {plan.topology.count:5d}"
+            verdict = "" if plan.fits else " does not fit"
+            lines.append(
+                f"{place} {sent(plan):10.3f} GB  {cells}  {binds:<12} {fill:6.0%}{verdict}"
+            )
+    return "\n".join(lines)
+
+
+def sent(plan: Plan) -> float:
+    """Gigabytes that a chip sends in a step."""
+    return sum(each.sent for each in plan.collectives) / 1e9
+
+
+def picture(found: dict[str, list[Plan]], title: str) -> Image.Image:
+    """Gigabytes sent by a chip over the number of chips, on a logarithmic axis."""
+    width, height, margin = 640, 400, 60
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    counts = [plan.topology.count for plan in found["data"]]
+    top = max(sent(plan) for row in found.values() for plan in row) * 1.1
+
+    def place(count: int, value: float) -> tuple[float, float]:
+        across = math.log2(count / counts[0]) / math.log2(counts[-1] / counts[0])
+        return (
+            margin + across * (width - 2 * margin),
+            height - margin - value / top * (height - 2 * margin),
+        )
+
+    draw.text((margin, 15), title, "black")
+    for count in counts:
+        x, y = place(count, 0.0)
+        draw.text((x - 8, y + 8), str(count), "black")
+    for share in range(5):
+        value = top * share / 4
+        (left, y), (right, _) = place(counts[0], value), place(counts[-1], value)
+        draw.line((left, y, right, y), (225, 225, 225))
+        draw.text((8, y - 6), f"{value:.1f} GB", "black")
+    for number, (label, row) in enumerate(found.items()):
+        points = [place(plan.topology.count, sent(plan)) for plan in row]
+        draw.line(points, COLOURS[label], 3)
+        for x, y in points:
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), COLOURS[label])
+        draw.text((width - 2 * margin, 15 + 15 * number), label, COLOURS[label])
+    return image
+
+
+def main() -> None:
+    """Print the table; write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("preset", choices=sorted(PRESETS))
+    parser.add_argument("--kind", default="v5e", choices=sorted(CHIPS))
+    parser.add_argument("--rows", type=int, default=8, help="examples on a chip")
+    parser.add_argument("--compile", action="store_true", help="compile every plan")
+    parser.add_argument("--out", type=Path, help="a PNG file")
+    asked = parser.parse_args()
+    found = plans(PRESETS[asked.preset][1], asked.kind, asked.rows, compiled=asked.compile)
+    print(table(found))
+    if asked.out:
+        title = f"{asked.preset}: sent by a chip of {asked.kind} in a step, {asked.rows} examples"
+        picture(found, title).save(asked.out)
+
+
+if __name__ == "__main__":
+    main()

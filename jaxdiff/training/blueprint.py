@@ -1,0 +1,179 @@
+"""What a run trains, by shapes alone: nothing is read, allocated or computed.
+
+Axis legend: B examples of a batch, R pixels of a side, T tokens, h w latent pixels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.convert.autoencoder import load_autoencoder
+from jaxdiff.convert.model import Model, TextTower
+from jaxdiff.errors import UserError
+from jaxdiff.models import (
+    Autoencoder,
+    AutoencoderConfig,
+    TextEncoder,
+    TextEncoderConfig,
+    UNet,
+    UNetConfig,
+    example_inputs,
+)
+from jaxdiff.training.autoencoder import autoencoder_loss
+from jaxdiff.training.cache import storage_type
+from jaxdiff.training.config import (
+    AutoencoderObjective,
+    DiffusionObjective,
+    FinetuneObjective,
+    ScratchMethod,
+    TrainConfig,
+)
+from jaxdiff.training.diffusion import Networks, latent_diffusion_loss, start_networks
+from jaxdiff.training.finetune import finetune_loss
+from jaxdiff.training.methods import scratch
+from jaxdiff.training.step import LossFn, Params
+
+SIZES = 6  # numbers of a picture's size conditioning
+ENCODER = ("encoder", "quant_conv")  # what of the autoencoder a step needs
+
+
+class Blueprint(NamedTuple):
+    """A run in the abstract; all trees are of `jax.ShapeDtypeStruct`."""
+
+    init: Callable[[Any], Params]
+    """key -> parameters, to be traced and not run."""
+    frozen: Params
+    """Parameters that the loss reads and nobody trains."""
+    loss: LossFn
+    """Per-example loss and metrics."""
+    batch: dict[str, jax.ShapeDtypeStruct]
+    """A batch over all processes, [B ...] each."""
+
+
+def blueprint(run: TrainConfig) -> Blueprint:
+    """What `run` trains.
+
+    Raises:
+      UserError: its shapes are only known from files: a model to fine-tune, or text encoders whose
+        states are not computed beforehand.
+    """
+    made = _MAKERS[type(run.objective)](run)
+    rows = run.data.batch_size
+    batch = {
+        "example": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "size": jax.ShapeDtypeStruct((rows, SIZES), jnp.int32),
+    }
+    return made._replace(batch=batch | {k: _rows(rows, v) for k, v in made.batch.items()})
+
+
+def with_unet_options(run: TrainConfig, **options: Any) -> TrainConfig:
+    """The run with other values of `remat` or `attention`; as it is where there is no UNet."""
+    objective = run.objective
+    if isinstance(objective, FinetuneObjective):
+        objective = dataclasses.replace(objective, **options)
+    elif isinstance(objective, DiffusionObjective):
+        unet = dataclasses.replace(objective.unet, **options)
+        objective = dataclasses.replace(objective, unet=unet)
+    return dataclasses.replace(run, objective=objective)
+
+
+def recomputes(run: TrainConfig) -> bool:
+    """Whether the run's blocks are recomputed in the backward pass."""
+    return getattr(getattr(run.objective, "unet", run.objective), "remat", False)
+
+
+def _rows(count: int, row: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count, *row.shape), row.dtype)
+
+
+def _autoencoder(run: TrainConfig) -> Blueprint:
+    config: AutoencoderObjective = run.objective
+    model = Autoencoder(config.autoencoder, jnp.dtype(run.dtype))
+
+    def init(key: Any) -> Params:
+        return model.init(key, **example_inputs(config.autoencoder))["params"]
+
+    return Blueprint(init, {}, autoencoder_loss(model, config), _picture(run))
+
+
+def _diffusion(run: TrainConfig) -> Blueprint:
+    config, dtype = run.objective, jnp.dtype(run.dtype)
+    shape, params = load_autoencoder(config.autoencoder)
+    networks = Networks(
+        Autoencoder(shape, dtype), UNet(config.unet, dtype), TextEncoder(config.text_encoder, dtype)
+    )
+    batch = _latents(run, shape) if run.data.cache else _picture(run)
+    frozen = {} if run.data.cache else {k: params[k] for k in ENCODER if k in params}
+    tokens = (config.text_encoder.max_position_embeddings,)
+    return Blueprint(
+        init=lambda key: start_networks(networks)(key, {}),
+        frozen=jax.eval_shape(lambda: frozen),
+        loss=latent_diffusion_loss(networks, config, run.data.batch_size),
+        batch=batch | {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)},
+    )
+
+
+def _scratch(run: TrainConfig) -> Blueprint:
+    config: FinetuneObjective = run.objective
+    if not isinstance(config.method, ScratchMethod):
+        raise UserError(
+            "a plan wants a preset that trains from scratch: what is fine-tuned is only known from "
+            f"its files, objective.model={config.model}"
+        )
+    if not run.data.cache:
+        raise UserError("a plan of this preset wants data.cache: latents and texts made beforehand")
+    shape, unet = AutoencoderConfig(), config.method.unet
+    model = Model(unet, {}, shape, {}, _towers(unet), config.method.noise)
+    trained = scratch(run, model)
+    kind = jnp.dtype(storage_type(run.dtype))
+    tokens = model.text[0].config.max_position_embeddings
+    batch = {"context": jax.ShapeDtypeStruct((tokens, unet.cross_attention_dim), kind)}
+    if unet.addition_embed_type is not None:
+        batch["pooled"] = jax.ShapeDtypeStruct((_pooled_width(unet),), kind)
+    return Blueprint(
+        init=lambda key: trained.init(key, {}),
+        frozen={"vae": {}},
+        loss=finetune_loss(run, trained, Autoencoder(shape, jnp.dtype(run.dtype))),
+        batch=batch | _latents(run, shape),
+    )
+
+
+def _towers(unet: UNetConfig) -> tuple[TextTower, ...]:
+    """Text encoders, without parameters, whose states are as wide as a UNet wants them."""
+    width = unet.cross_attention_dim
+    if unet.addition_embed_type is None:
+        return (TextTower("text_encoder", TextEncoderConfig(hidden_size=width), {}, None),)
+    pooled = _pooled_width(unet)
+    return (
+        TextTower("text_encoder", TextEncoderConfig(hidden_size=width - pooled), {}, None),
+        TextTower(
+            "text_encoder_2",
+            TextEncoderConfig(hidden_size=pooled, num_attention_heads=20, projection_dim=pooled),
+            {},
+            None,
+        ),
+    )
+
+
+def _pooled_width(unet: UNetConfig) -> int:
+    return unet.projection_class_embeddings_input_dim - SIZES * unet.addition_time_embed_dim
+
+
+def _picture(run: TrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    side = run.data.resolution
+    return {"image": jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)}
+
+
+def _latents(run: TrainConfig, vae: AutoencoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    side, kind = run.data.resolution // vae.downscale, jnp.dtype(storage_type(run.dtype))
+    return {"moments": jax.ShapeDtypeStruct((side, side, 2 * vae.latent_channels), kind)}
+
+
+_MAKERS: dict[type, Callable[[TrainConfig], Blueprint]] = {
+    AutoencoderObjective: _autoencoder,
+    DiffusionObjective: _diffusion,
+    FinetuneObjective: _scratch,
+}

@@ -1,0 +1,50 @@
+"""Floating-point operations of a traced function, counted from its equations.
+
+    matrix product [M K] [K N]: 2 M N K;  convolution: 2 (outputs) (numbers of a kernel per output)
+
+as papers count them: nothing for what is element by element, everything for what a kernel reads of
+its padding. The compiler's own count sees the body of a loop once; this one as often as it runs.
+"""
+
+import math
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxdiff.training.liveness import inside
+
+
+def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
+    """Operations of matrix products and convolutions, those in loops as often as they run.
+
+    A `while` loop whose length is not written anywhere counts as one turn; of branches the dearest
+    counts.
+    """
+    inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    return sum(_equation(each) for each in inner.eqns)
+
+
+def _equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name in _COUNTED:
+        shapes = [variable.aval.shape for variable in equation.invars]
+        return _COUNTED[name](params, *shapes, equation.outvars[0].aval.shape)
+    parts = [count_flops(part) for part in inside(params)]
+    if name == "cond":
+        return max(parts)
+    return sum(parts) * params.get("length", 1) if name == "scan" else sum(parts)
+
+
+def _product(params: dict[str, Any], left: tuple, right: tuple, out: tuple) -> float:
+    (contracted, _), _ = params["dimension_numbers"]
+    return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(params: dict[str, Any], left: tuple, kernel: tuple, out: tuple) -> float:
+    features = kernel[params["dimension_numbers"].rhs_spec[0]]
+    read = math.prod(kernel) / features
+    # Of a dilated input (the gradient of a stride) the kernel mostly meets inserted zeros.
+    return 2.0 * math.prod(out) * read / math.prod(params["lhs_dilation"])
+
+
+_COUNTED = {"dot_general": _product, "conv_general_dilated": _convolution}

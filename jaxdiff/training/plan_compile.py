@@ -1,0 +1,94 @@
+"""A plan read off the run's own step, compiled for devices that need not be there."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from jaxdiff import target
+from jaxdiff.errors import UserError
+from jaxdiff.training.blueprint import blueprint
+from jaxdiff.training.chips import parse_topology
+from jaxdiff.training.collectives import read_collectives
+from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.parallel import make_runner
+from jaxdiff.training.plan import Plan, for_platform
+from jaxdiff.training.plan_estimate import estimate, probe_costs
+from jaxdiff.training.sharding import make_mesh
+from jaxdiff.training.topology import compiling, planned_devices
+from jaxdiff.training.traced import TracedStep, abstract_state, trace_step
+
+TPU_EFFORT = "O0"  # of the compiler: six times as fast as what a run takes (docs/planning.md)
+_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT])|required for HLO temporaries \(([\d.]+)([KMGT])\)")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def make_plan(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
+    """Compile the step of a run for the topology called `name`, and read off what it needs.
+
+    Args:
+      run: the run; its mesh must make up the topology.
+      name: such as "v5e:16x16" or "cpu:8".
+      effort: of the compiler, "O0" to "O3", or "none" to estimate and compile nothing; None for
+        `TPU_EFFORT` and, where it is no TPU, a run's own.
+
+    Raises:
+      UserError: there is no such topology, or the run does not divide over it.
+    """
+    start, busy = time.perf_counter(), time.process_time()
+    topology = parse_topology(name)
+    if run.parallel != "mesh":
+        raise UserError("a plan is for --parallel mesh, which computes the same as pmap")
+    if effort is None and topology.chip.platform == "tpu":
+        effort = TPU_EFFORT
+    devices, planned = planned_devices(topology), for_platform(run, topology)
+    runner, mesh = make_runner(run, devices), make_mesh(run.mesh, devices)
+    with target.tracing_for(topology.chip.platform):
+        state = abstract_state(blueprint(planned), planned)
+        plan = estimate(planned, topology, mesh, probe_costs(planned, both=False), state)
+        if effort != "none":
+            with compiling(effort):
+                plan = dataclasses.replace(
+                    plan, **_compiled(trace_step(planned, mesh, runner), plan)
+                )
+            plan = dataclasses.replace(plan, source=_source(effort))
+    spent = time.perf_counter() - start, time.process_time() - busy
+    return dataclasses.replace(plan, run=run, seconds=spent)
+
+
+def _compiled(step: TracedStep, plan: Plan) -> dict[str, Any]:
+    """What the compiled step says of itself, or the compiler of one that does not fit."""
+    try:
+        compiled = step.traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _refused(" ".join(str(error).split()), plan)
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "flops": step.flops / plan.topology.count,
+        "state": step.state,
+        "inputs": step.inputs,
+        "temporaries": memory.temp_size_in_bytes + fresh,
+        "code": memory.generated_code_size_in_bytes,
+        # The body of a loop is counted once, and all but a little of the traffic is in it.
+        "traffic": cost["bytes accessed"] * plan.run.optimizer.accumulate,
+        "collectives": read_collectives(compiled.as_text(), plan.topology.count),
+    }
+
+
+def _refused(message: str, plan: Plan) -> dict[str, Any]:
+    """How much a step that does not fit would take."""
+    found = {"refused": message[:300]}
+    if used := _USED.search(message):
+        number, unit = (each for each in used.groups() if each)
+        rest = float(number) * _UNITS[unit] - plan.state - plan.inputs
+        found["temporaries"] = max(rest, plan.gradients)
+    return found
+
+
+def _source(effort: str | None) -> str:
+    return "compiled" + (f" with effort {effort}" if effort else " as a run is")

@@ -1,0 +1,154 @@
+"""Plans: what they say is what a run then does, on devices that exist; the others by shapes."""
+
+import importlib.util
+from dataclasses import replace
+
+import jax
+import pytest
+
+from jaxdiff.errors import UserError
+from jaxdiff.models import parameter_shapes
+from jaxdiff.presets import PRESETS
+from jaxdiff.training import dispatch, loop
+from jaxdiff.training.blueprint import blueprint, with_unet_options
+from jaxdiff.training.chips import parse_topology
+from jaxdiff.training.options import MeshConfig
+from jaxdiff.training.plan_batches import command, sweep, table
+from jaxdiff.training.plan_compile import make_plan
+from jaxdiff.training.plan_report import render
+from jaxdiff.training.sharding import bytes_per_device
+from jaxdiff.training.traced import probe
+
+MESHES = {"data": MeshConfig(), "fsdp": MeshConfig(data=2, fsdp=4)}
+
+
+REPORTED = (
+    "mine on cpu:8",
+    "parameters",
+    "state",
+    "activations",
+    "temporaries",
+    "in all",
+    "operations per image",
+    "all-gather",
+    "roofline",
+    "which binds",
+    "images/s, MFU",
+    "largest batch that fits",
+    "planned in",
+)
+
+
+def _measured(run, monkeypatch):
+    """Train two steps: what lay on one device at the second, and what the compiler said."""
+    seen = {}
+    step = dispatch.Steps.__call__
+
+    def watched(self, state, frozen, batch, *rest):
+        seen["state"] = bytes_per_device(state)
+        seen["inputs"] = bytes_per_device((frozen, batch))
+        out = step(self, state, frozen, batch, *rest)
+        ((compiled, _),) = self._compiled.values()
+        seen["memory"] = compiled.memory_analysis()
+        return out
+
+    monkeypatch.setattr(dispatch.Steps, "__call__", watched)
+    loop.train(replace(run, num_steps=2))
+    return seen
+
+
+def _agree(run, monkeypatch):
+    plan, seen = make_plan(run, "cpu:8"), _measured(run, monkeypatch)
+    assert plan.state == seen["state"]
+    assert plan.inputs == seen["inputs"]
+    fresh = seen["memory"].output_size_in_bytes - seen["memory"].alias_size_in_bytes
+    assert plan.temporaries == seen["memory"].temp_size_in_bytes + fresh
+    assert plan.fits
+    return plan
+
+
+def test_a_plan_for_cpus_is_what_the_run_allocates(diffusion_run, monkeypatch):
+    run = replace(diffusion_run, mesh=MESHES["fsdp"])
+    plan = _agree(run, monkeypatch)
+    text = render(plan, "mine")
+    for word in REPORTED:
+        assert word in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_plan_of_tiny_is_what_the_run_allocates(tmp_path, monkeypatch, mesh):
+    tiny = PRESETS["tiny"][1]
+    preview = replace(tiny.preview, every=0)
+    _agree(replace(tiny, mesh=MESHES[mesh], workdir=tmp_path, preview=preview), monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_plan_for_tpus_without_one(diffusion_run):
+    plan = make_plan(replace(diffusion_run, mesh=MeshConfig(1, -1)), "v5e:2x4")
+    assert plan.fits and plan.total < plan.topology.memory / 10
+    assert {"all-gather"} <= {each.kind for each in plan.collectives}
+
+
+def test_a_sweep_recommends_what_fits(diffusion_run):
+    found = sweep(diffusion_run, "cpu:8")
+    assert {plan.mesh["fsdp"] for plan in found} == {1, 2, 4, 8}
+    assert all(plan.total < plan.topology.memory for plan in found)
+    assert found[0].images_per_second >= found[-1].images_per_second
+    assert command(found[0]).startswith("--mesh.data ")
+    assert len(table(found).splitlines()) == 1 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5e:3x5", "of v5e there are: v5e:2x2, v5e:2x4"),
+        ("v5e", "of v5e there are: v5e:2x2"),
+        ("v7:4x4", "unknown topology 'v7:4x4'"),
+        ("cpu:3", "of cpu there are: cpu:1, cpu:2"),
+    ],
+)
+def test_an_unknown_topology_lists_those_there_are(name, message):
+    with pytest.raises(UserError, match=message):
+        parse_topology(name)
+
+
+def test_topologies_have_rings_where_they_close():
+    line, ring = parse_topology("v5e:4x4"), parse_topology("v5e:16x16")
+    assert line.link_rate == ring.link_rate / 2
+    assert parse_topology("v5p:4x4x4").count == 64
+
+
+def test_a_mesh_or_batch_that_does_not_divide_is_named(diffusion_run):
+    with pytest.raises(UserError, match="does not make up 8 devices"):
+        make_plan(replace(diffusion_run, mesh=MeshConfig(3, 1, 1)), "cpu:8")
+    odd = replace(diffusion_run, data=replace(diffusion_run.data, batch_size=12))
+    with pytest.raises(UserError, match="data.batch_size=12 does not divide"):
+        make_plan(odd, "cpu:8")
+    with pytest.raises(UserError, match="trains from scratch"):
+        make_plan(PRESETS["lora"][1], "cpu:1")
+
+
+# Parameters of the published networks (the checkpoints' own counts), and what a step of training
+# costs: three times the forward pass. Published: SD2 at 512 px 2.41, SDXL at 1024 px 20.3 TFLOP.
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684)],
+)
+def test_large_presets_have_the_published_shapes(name, parameters):
+    run = PRESETS[name][1]
+    shapes = jax.tree.leaves(parameter_shapes(run.objective.method.unet))
+    assert sum(leaf.size for leaf in shapes) == parameters
+    assert run.dtype == "bfloat16"
+    batch = blueprint(run).batch
+    side = run.data.resolution // 8
+    assert batch["moments"].shape == (2048, side, side, 8)
+    assert batch["context"].shape == (2048, 77, run.objective.method.unet.cross_attention_dim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "published"), [("sd21", 2.41), ("sdxl", 20.3)])
+def test_large_presets_cost_what_is_published(name, published):
+    run = with_unet_options(PRESETS[name][1], remat=False)
+    assert probe(run).flops / 1e12 == pytest.approx(published, rel=0.1)
