@@ -70,6 +70,8 @@ def run(directory: Path, family: str, dtype: str, steps: int) -> dict[str, float
             cond, uncond = both.chunk(2)
             x = pipe.scheduler.step(uncond + GUIDANCE * (cond - uncond), t, x).prev_sample
             seconds.append(time.perf_counter() - start)
+            if len(seconds) == 1:
+                np.save(directory / "theirs_first.npy", x.permute(0, 2, 3, 1).float().numpy())
         np.save(directory / "theirs_latents.npy", x.permute(0, 2, 3, 1).float().numpy())
         start = time.perf_counter()
         picture = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample

@@ -53,6 +53,8 @@ def run(directory: Path, dtype: str, steps: int) -> dict[str, float]:
         start = time.perf_counter()
         state = jax.block_until_ready(step(params["unet"], state, jnp.int32(i)))
         seconds.append(time.perf_counter() - start)
+        if i == 0:
+            np.save(directory / "ours_first.npy", state.x)
     np.save(directory / "ours_latents.npy", state.x)
     start = time.perf_counter()
     picture = np.asarray(decode(params["vae"], state.x / model.vae_config.scaling_factor))

@@ -77,6 +77,7 @@ def test_a_run_that_stopped_and_went_on_equals_one_that_did_not(diffusion_run, t
     assert _losses(diffusion_run) == _losses(whole)
 
 
+@pytest.mark.slow
 def test_mesh_and_pmap_give_the_same_losses_on_eight_devices(diffusion_run, tmp_path):
     assert jax.device_count() == 8
     unet = replace(diffusion_run.objective.unet, dropout=0.1)

@@ -34,13 +34,14 @@ def _same(a, b):
     ("run", "steps"),
     ["toy_run 20".split(), pytest.param("diffusion_run", "20", marks=pytest.mark.slow)],
 )
-def test_every_mesh_gives_the_same_losses(run, steps, request, tmp_path):
+def test_every_mesh_and_pmap_give_the_same_losses(run, steps, request, tmp_path):
     config = replace(request.getfixturevalue(run), num_steps=int(steps), checkpoint_every=10)
     runs = {
         "data": {},
         "fsdp": {"mesh": SPLIT},
         "all": {"mesh": MeshConfig(data=2, fsdp=2, tensor=2)},
         "stacked": {"mesh": MeshConfig(fsdp=4), "steps_per_dispatch": 5, "log_every": 5},
+        "pmap": {"parallel": "pmap"},
     }
     found, held = {}, {}
     for name, how in runs.items():
