@@ -22,6 +22,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import markdown  # noqa: E402
 from benchmarks.families import END, FAMILIES, VOCABULARY  # noqa: E402
 from benchmarks.vs_diffusers import environment  # noqa: E402
 from jaxdiff.cli import exit_code  # noqa: E402
@@ -70,7 +71,7 @@ def compare(family: str, args: Arguments, directory: Path) -> list[str]:
     for side, n in numbers.items():
         seconds = [f"{n[key]:.1f}" for key in ("load", "compile", "step", "decode")]
         cells = [family, f"{size}x{size}", side, *seconds, f"{n['peak']:.1f}"]
-        rows.append("| " + " | ".join([*cells, *(apart if side == "jaxdiff" else [""] * 3)]) + " |")
+        rows.append(markdown.row(*cells, *(apart if side == "jaxdiff" else [""] * 3)))
     return rows
 
 

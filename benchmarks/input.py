@@ -24,14 +24,13 @@ platform.configure(accelerator=False)
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from jaxdiff import target  # noqa: E402
+from benchmarks import operations  # noqa: E402
 from jaxdiff.data.buckets import fit  # noqa: E402
 from jaxdiff.data.images import decode_image  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
-from jaxdiff.training.blueprint import blueprint, with_unet_options  # noqa: E402
+from jaxdiff.training.blueprint import blueprint  # noqa: E402
 from jaxdiff.training.cache import cached_rows  # noqa: E402
 from jaxdiff.training.chips import CHIPS  # noqa: E402
-from jaxdiff.training.traced import probe  # noqa: E402
 
 KINDS = ("v5e", "v5p", "v6e", "h100")
 SIZES = {64: "emoji64", 256: "sd15", 512: "sd15"}  # pixels, and who trains on them
@@ -89,12 +88,11 @@ def reading(preset: str, seconds: float) -> float:
         return per_second(work, seconds)
 
 
-def operations(preset: str, side: int) -> float:
+def cost_of(preset: str, side: int) -> float:
     """FLOPs of a training step, per picture."""
-    run = with_unet_options(PRESETS[preset][1], remat=False)
-    run = dataclasses.replace(run, data=dataclasses.replace(run.data, resolution=side))
-    with target.tracing_for("tpu"):
-        return probe(run).flops
+    run = PRESETS[preset][1]
+    data = dataclasses.replace(run.data, resolution=side)
+    return operations.of_training(dataclasses.replace(run, data=data))
 
 
 def main() -> None:
@@ -105,7 +103,7 @@ def main() -> None:
     head = "input                 one core     TFLOP     " + "".join(f"{kind:>9}" for kind in KINDS)
     print(f"{head}   (pictures/s that a chip takes in at most)")
     for side, preset in SIZES.items():
-        cost = operations(preset, side)
+        cost = cost_of(preset, side)
         chips = "".join(f"{CHIPS[kind].flops / cost:9.0f}" for kind in KINDS)
         rate = decoding(side, seconds)
         print(f"JPEG {side:4d} px       {rate:9.0f}/s   {cost / 1e12:8.4f}     {chips}   {preset}")

@@ -25,6 +25,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import markdown, processes  # noqa: E402
 from benchmarks.shapes import ROWS, SIZES, make_inputs  # noqa: E402
 from benchmarks.worker import SIDES  # noqa: E402
 from jaxdiff.cli import exit_code  # noqa: E402
@@ -164,17 +165,15 @@ def table(timing: Timing) -> str:
             cells.append(f"{min(seconds) / min(ours):.2f}")
         else:
             cells += ["", "", ""]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(markdown.row(*cells))
     return "\n".join(lines)
 
 
 def environment() -> dict[str, str]:
-    """The environment of a process that imports `benchmarks`."""
-    root = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    """The environment of a side."""
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
     # Several processes share a GPU's memory.
-    return os.environ | quiet | {"PYTHONPATH": path, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return processes.environment(**quiet, XLA_PYTHON_CLIENT_PREALLOCATE="false")
 
 
 def main(arguments: list[str]) -> int:
@@ -184,7 +183,7 @@ def main(arguments: list[str]) -> int:
         args = tyro.cli(Arguments, args=arguments)
         begin = time.perf_counter()
         with tempfile.TemporaryDirectory() as directory:
-            print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|", flush=True)
+            print(markdown.head(*HEADER), flush=True)
             for timing in measure(args, Path(directory)):
                 print(table(timing), flush=True)
         load = os.getloadavg()[0]
