@@ -1,4 +1,4 @@
-"""XLA flags and the compile cache, set once before jax starts.
+"""XLA flags, the compile cache and the heap, set once before jax starts.
 
 `train.py`, `sample.py`, `tests/conftest.py` and the benchmarks call `configure()` first, so that
 they all run the same compiler set-up. This module never imports jax at import time.
@@ -14,6 +14,8 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
+
+from jaxdiff.heap import keep_heap
 
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNN_VALUE = "-individual_convolution,-reduce"
@@ -31,7 +33,7 @@ _MIN_COMPILE_SECONDS = 0.1  # cache programs that take longer than this to compi
 
 
 def configure(*, host_devices: int | None = None, accelerator: bool = True) -> None:
-    """Set the XLA flags and the persistent compile cache; calling it again changes nothing.
+    """Set the XLA flags, the compile cache and the heap; calling it again changes nothing.
 
     What the user has set in `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR` is kept.
 
@@ -50,6 +52,7 @@ def configure(*, host_devices: int | None = None, accelerator: bool = True) -> N
         _require_not_started()
         os.environ["XLA_FLAGS"] = flags
     _set_cache()
+    keep_heap()
 
 
 def jaxlib_version() -> str:
