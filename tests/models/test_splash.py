@@ -101,7 +101,7 @@ def test_splash_is_cut_over_a_mesh(batch, heads, copies):
     with target.cut_over(mesh, ROWS, "tensor"):
         flops = count_flops(_jaxpr(both, qkv))
         ours = jax.jit(both)(*placed)
-    assert flops == pytest.approx(copies * count_flops(_jaxpr(whole, qkv)))
+    assert flops == pytest.approx(copies * count_flops(_jaxpr(whole, qkv)), rel=2e-3)
     _assert_close(ours, whole(*qkv), 1e-5)
 
 

@@ -67,9 +67,9 @@ def test_a_kernel_counts_as_what_it_computes():
     with target.tracing_for("tpu"):
         for wrap in (lambda f: f, jax.grad):
             ours = _count(wrap(_attended(splash_attention)), x)
-            assert ours == pytest.approx(_count(wrap(_attended(einsum_attention)), x))
+            assert ours == pytest.approx(_count(wrap(_attended(einsum_attention)), x), rel=1e-3)
         again = _count(jax.grad(_attended(splash_attention, jax.checkpoint)), x)
-    assert again == pytest.approx(ours * 8 / 6)
+    assert again == pytest.approx(ours * 8 / 6, rel=1e-3)
 
 
 def test_a_kernel_keeps_no_logits():
