@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdiff import target
-from jaxdiff.models.attention import attention_kernel, blocked_attention, einsum_attention
+from jaxdiff.models.attention import attention_kernel, blocked_attention, splash_attention
 from jaxdiff.models.layers import ResnetBlock
 
 
@@ -26,7 +26,7 @@ def test_a_block_has_the_forms_of_the_platform():
 
 
 @pytest.mark.parametrize(
-    ("name", "kernel"), [("cpu", blocked_attention), ("tpu", einsum_attention)]
+    ("name", "kernel"), [("cpu", blocked_attention), ("tpu", splash_attention)]
 )
 def test_attention_goes_by_the_platform(name, kernel):
     with target.tracing_for(name):

@@ -24,6 +24,8 @@ BLOCK = 1 << 19
 """Logits that `blocked_attention` has at a time: 2 MB."""
 PIECE = 128
 """Keys that it compares at a time."""
+LONG = 1024
+"""Queries from which on `splash_attention` is worth its kernel."""
 
 
 def einsum_attention(
@@ -127,10 +129,29 @@ def cudnn_attention(
     )
 
 
+def splash_attention(
+    q: Float[Array, "B T N K"],
+    k: Float[Array, "B S N K"],
+    v: Float[Array, "B S N K"],
+    mask: Bool[Array, "#B 1 T S"] | None = None,
+) -> Float[Array, "B T N K"]:
+    """The TPU's fused attention for `LONG` queries and more, float32 or bfloat16.
+
+    Fewer queries, numbers of tokens that are no multiples of 128 (text), and masks are einsum's.
+    """
+    queries, keys = q.shape[1], k.shape[1]
+    if mask is not None or queries < LONG or queries % 128 or keys % 128:
+        return einsum_attention(q, k, v, mask)
+    from jaxdiff.models.splash import fused_attention  # Pallas takes long to import
+
+    return fused_attention(q, k, v)
+
+
 KERNELS: dict[str, Kernel] = {
     "einsum": einsum_attention,
     "blocked": blocked_attention,
     "cudnn": cudnn_attention,
+    "splash": splash_attention,
 }
 
 
@@ -142,7 +163,7 @@ def attention_kernel(name: str, dtype: DTypeLike) -> Kernel:
     """
     if name == "auto":
         half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-        best = {"cpu": "blocked", "gpu": "cudnn" if half else "einsum"}
+        best = {"cpu": "blocked", "gpu": "cudnn" if half else "einsum", "tpu": "splash"}
         name = best.get(target.platform(), "einsum")
     return KERNELS[choose("attention kernel", name, KERNELS)]
 

@@ -76,7 +76,7 @@ class ControlNetConfig:
     remat: bool = False
     """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
     attention: str = "auto"
-    """Attention kernel: auto, einsum or cudnn."""
+    """Attention kernel: auto, einsum, blocked, cudnn or splash."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no network."""

@@ -86,7 +86,7 @@ class UNetConfig:
     remat: bool = False
     """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
     attention: str = "auto"
-    """Attention kernel: auto, einsum or cudnn."""
+    """Attention kernel: auto, einsum, blocked, cudnn or splash."""
 
     def __post_init__(self) -> None:
         """Refuse levels that do not match, and numbers that make no network."""

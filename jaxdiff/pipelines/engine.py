@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdiff import target
 from jaxdiff.convert import Model
 from jaxdiff.errors import UserError
 from jaxdiff.pipelines import plan
@@ -105,7 +106,8 @@ class Engine:
         """Draw one batch, padded so that few shapes compile."""
         count, sharding = len(rows.seeds), NamedSharding(self.mesh, PartitionSpec("data"))
         padded = jax.device_put(pad_rows(rows, self.mesh.size), sharding)
-        pixels, steps = self._draw(params, padded, shared, how=how)
+        with target.cut_over(self.mesh, rows=("data",)):
+            pixels, steps = self._draw(params, padded, shared, how=how)
         shown = None if steps is None else np.asarray(steps).swapaxes(0, 1)[:count]
         return np.asarray(pixels)[:count], shown
 

@@ -22,6 +22,7 @@ from jaxdiff.models.autoencoder import from_uint8, to_uint8
 from jaxdiff.rng import named_keys, normal_each
 from jaxdiff.training.config import AutoencoderObjective, TrainConfig
 from jaxdiff.training.objective import Objective, serve, tile
+from jaxdiff.training.sharding import shared_by
 from jaxdiff.training.step import Batch, LossFn, Metrics, Params, StepKeys
 
 SAMPLES = 512  # pictures that the latents are measured on
@@ -100,11 +101,13 @@ def autoencoder_objective(run: TrainConfig, source: Source, workdir: Path) -> Ob
 
     def preview(params: Params) -> np.ndarray:
         shown = samples[:16]
-        rebuilt = np.asarray(decode(params, encode(params, shown)))
+        with shared_by(params):
+            rebuilt = np.asarray(decode(params, encode(params, shown)))
         return tile(np.concatenate([shown, rebuilt]), len(shown))
 
     def export(directory: Path, params: Params, facts: dict) -> None:
-        scale = 1 / float(jnp.std(encode(params, samples)))
+        with shared_by(params):
+            scale = 1 / float(jnp.std(encode(params, samples)))
         save_autoencoder(directory, shape, params, scaling_factor=scale, facts=facts)
 
     batches = serve(source, run.data, lambda captions: {})

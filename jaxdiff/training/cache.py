@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 from numpy.typing import DTypeLike
 
+from jaxdiff import target
 from jaxdiff.errors import UserError
 from jaxdiff.training.step import Params
 
@@ -190,7 +191,9 @@ def batched(function: Callable, params: Params) -> Callable:
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             take = np.minimum(np.arange(size), len(part) - 1)  # repeats the last row
-            parts.append(jax.device_get(compiled(placed[0], jax.device_put(part[take], spread))))
+            with target.cut_over(mesh, rows=("rows",)):
+                made = compiled(placed[0], jax.device_put(part[take], spread))
+            parts.append(jax.device_get(made))
         return jax.tree.map(lambda *x: np.concatenate(x)[: len(rows)], *parts)
 
     return call

@@ -131,7 +131,7 @@ class FinetuneObjective:
     remat: bool = False
     """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
     attention: str = "auto"
-    """Attention kernel: auto, einsum or cudnn."""
+    """Attention kernel: auto, einsum, blocked, cudnn or splash."""
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""

@@ -4,9 +4,11 @@
 
 as papers count them: nothing for what is element by element, everything for what a kernel reads of
 its padding. The compiler's own count sees the body of a loop once; this one as often as it runs.
+A kernel in Pallas counts what it does for one block as often as it has blocks.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -32,7 +34,7 @@ def _equation(equation: Any) -> float:
     parts = [count_flops(part) for part in inside(params)]
     if name == "cond":
         return max(parts)
-    return sum(parts) * params.get("length", 1) if name == "scan" else sum(parts)
+    return sum(parts) * _TIMES[name](params) if name in _TIMES else sum(parts)
 
 
 def _product(params: dict[str, Any], left: tuple, right: tuple, out: tuple) -> float:
@@ -46,5 +48,23 @@ def _convolution(params: dict[str, Any], left: tuple, kernel: tuple, out: tuple)
     # Of a dilated input (the gradient of a stride) the kernel mostly meets inserted zeros.
     return 2.0 * math.prod(out) * read / math.prod(params["lhs_dilation"])
 
+
+def _blocks(params: dict[str, Any]) -> float:
+    """How often a kernel's body runs, less what it computes again of attention's forward pass."""
+    name = params["name"] or ""
+    share = next((part for start, part in _NOT_AGAIN.items() if name.startswith(start)), 1.0)
+    return math.prod(params["grid_mapping"].grid) * share
+
+
+_TIMES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "scan": lambda params: params["length"],
+    "shard_map": lambda params: params["mesh"].size,  # shapes in it are those of one device
+    "pallas_call": _blocks,
+}
+"""How often what is inside an equation runs."""
+
+_NOT_AGAIN = {"splash_mha_dkv": 4 / 5}
+"""Name of a kernel -> the part of its products that no kernel can do without: of the five in the
+backward pass of attention, all but q k^T, which is computed again only to be fast."""
 
 _COUNTED = {"dot_general": _product, "conv_general_dilated": _convolution}

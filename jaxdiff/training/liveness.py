@@ -31,6 +31,7 @@ _STORED = (
     "scan",
     "while",
     "cond",
+    "pallas_call",
 )
 
 
@@ -60,7 +61,8 @@ def kept_bytes(jaxpr: ClosedJaxpr | Jaxpr, counts: Callable[[int], bool]) -> Kep
         made = {v: _size(v) for v in equation.outvars if uses.stored(equation, v)}
         made = {v: size for v, size in made.items() if counts(size)}
         held |= made
-        parts = [kept_bytes(part, counts) for part in inside(equation.params)]
+        kernel = equation.primitive.name == "pallas_call"  # what it makes inside stays on the chip
+        parts = [] if kernel else [kept_bytes(part, counts) for part in inside(equation.params)]
         extra = max((part.peak for part in parts), default=0.0) - sum(made.values())
         peak = max(peak, sum(held.values()) + max(extra, 0.0))
         turns = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1

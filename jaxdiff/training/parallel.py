@@ -4,6 +4,7 @@ Both compute the same numbers. Between steps, and in checkpoints, a state is a t
 that lie as `Runner.shardings` says; a batch comes as this process's rows of the global batch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,11 +13,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from jaxdiff import target
 from jaxdiff.errors import UserError, choose
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.objective import Share
 from jaxdiff.training.options import MeshConfig
-from jaxdiff.training.sharding import DATA, FSDP, ROWS, make_mesh, shardings
+from jaxdiff.training.sharding import DATA, FSDP, ROWS, TENSOR, make_mesh, shardings
 
 HostBatch = dict[str, np.ndarray]
 
@@ -64,15 +66,21 @@ def mesh_runner(mesh: Mesh, batch_size: int, *, stacked: bool) -> Runner:
         shape = (*rows.shape[:axis], batch_size, *rows.shape[axis + 1 :])
         return jax.make_array_from_callback(shape, by_rows, piece)
 
+    def jit(step: Callable, state: PyTree) -> jax.stages.Wrapped:
+        @functools.wraps(step)
+        def cut(*args: PyTree) -> PyTree:
+            with target.cut_over(mesh, ROWS, TENSOR):
+                return step(*args)
+
+        return jax.jit(cut, out_shardings=(shardings(state, mesh), replicated), donate_argnums=0)
+
     return Runner(
         shardings=lambda tree: shardings(tree, mesh),
         put=lambda tree: tree,
         get=lambda tree: tree,
         put_batch=lambda batch: {name: put_rows(rows) for name, rows in batch.items()},
         share=_share(owned),
-        jit=lambda step, state: jax.jit(
-            step, out_shardings=(shardings(state, mesh), replicated), donate_argnums=0
-        ),
+        jit=jit,
         axis_name=None,
     )
 

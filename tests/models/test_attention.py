@@ -12,6 +12,7 @@ from jaxdiff.models.attention import (
     blocked_attention,
     cudnn_attention,
     einsum_attention,
+    splash_attention,
 )
 
 
@@ -40,7 +41,7 @@ def test_the_softmax_is_float32(qkv):
     assert np.abs(half.astype(float) - whole).mean() < 0.01
 
 
-@pytest.mark.parametrize("kernel", [blocked_attention, cudnn_attention])
+@pytest.mark.parametrize("kernel", [blocked_attention, cudnn_attention, splash_attention])
 def test_masks_are_left_to_einsum(kernel, qkv):
     mask = jnp.tril(jnp.ones((1, 1, 7, 5), bool))
     np.testing.assert_array_equal(kernel(*qkv, mask), einsum_attention(*qkv, mask))

@@ -1,6 +1,7 @@
 """Prompt to picture: same seed same picture however it is drawn, and nothing compiles twice."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from jaxdiff.diffusion.grids import GRIDS
 from jaxdiff.diffusion.samplers import SAMPLERS
 from jaxdiff.errors import UserError
+from jaxdiff.models import attention
 from jaxdiff.pipelines import Settings, TextToImage
 
 PROMPTS = ["red heart", "cat face, noto style", "cat", "heart"]
@@ -85,6 +87,17 @@ def test_pictures_of_eight_devices_are_those_of_one(pipe, tiny_model_dir, tmp_pa
     subprocess.run([sys.executable, "-c", code, tiny_model_dir, file], env=env, check=True)
     eight = pipe(PROMPTS * 2, list(range(8)), sampler="euler_a", **FEW)
     assert _levels_apart(np.load(file), eight) <= 1
+
+
+@pytest.mark.slow
+def test_a_kernel_that_must_be_cut_by_hand_draws_the_same(tiny_model, monkeypatch):
+    monkeypatch.setattr(attention, "LONG", 128)
+    prompts, seeds, drawn = PROMPTS * 2, list(range(8)), []
+    for kernel in ("splash", "einsum"):
+        unet = dataclasses.replace(tiny_model.unet_config, attention=kernel)
+        pipe = TextToImage(dataclasses.replace(tiny_model, unet_config=unet))
+        drawn.append(pipe(prompts, seeds, width=32, height=32, **FEW))
+    assert _levels_apart(*drawn) <= 1
 
 
 def test_prompt_seed_guidance_and_schedule_compile_nothing(pipe):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdiff import target
+from jaxdiff.models.attention import einsum_attention, splash_attention
 from jaxdiff.training.collectives import Collective, read_collectives
 from jaxdiff.training.flops import count_flops
 from jaxdiff.training.liveness import kept_bytes
@@ -52,6 +54,35 @@ def test_recomputation_is_counted():
     plain = _count(jax.grad(lambda w: loss(w, lambda f: f)), W)
     again = _count(jax.grad(lambda w: loss(w, jax.checkpoint)), W)
     assert again > plain
+
+
+def _attended(kernel, through=lambda f: f):
+    """A sum over what a kernel makes of x, with itself and of 13 examples."""
+    return lambda x: jnp.sum(through(lambda x: kernel(x, x, x))(x) ** 2)
+
+
+def test_a_kernel_counts_as_what_it_computes():
+    """Logits that the gradient computes again are nothing that the network asks for."""
+    x = jnp.zeros((2, 1024, 3, 40))
+    with target.tracing_for("tpu"):
+        for wrap in (lambda f: f, jax.grad):
+            ours = _count(wrap(_attended(splash_attention)), x)
+            assert ours == pytest.approx(_count(wrap(_attended(einsum_attention)), x), rel=1e-3)
+        again = _count(jax.grad(_attended(splash_attention, jax.checkpoint)), x)
+    assert again == pytest.approx(ours * 8 / 6, rel=1e-3)
+
+
+def test_a_kernel_keeps_no_logits():
+    x = jnp.zeros((13, 1024, 1, 40))
+    with target.tracing_for("tpu"):
+        kept = [
+            kept_bytes(
+                jax.make_jaxpr(jax.value_and_grad(_attended(kernel)))(x), lambda n: n % 13 == 0
+            )
+            for kernel in (splash_attention, einsum_attention)
+        ]
+    assert kept[0].at_first < 5 * x.nbytes < 13 * 1024 * 1024 * 4 < kept[1].at_first
+    assert kept[0].peak < 13 * 1024 * 1024 * 4
 
 
 def test_what_is_kept_at_a_time():

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxdiff.errors import UserError
-from jaxdiff.models import parameter_shapes
+from jaxdiff.models import attention, parameter_shapes
 from jaxdiff.presets import PRESETS
 from jaxdiff.training import dispatch, loop
 from jaxdiff.training.blueprint import blueprint, with_unet_options
@@ -89,6 +89,20 @@ def test_a_plan_for_tpus_without_one(diffusion_run):
     plan = make_plan(replace(diffusion_run, mesh=MeshConfig(1, -1)), "v5e:2x4")
     assert plan.fits and plan.total < plan.topology.memory / 10
     assert {"all-gather"} <= {each.kind for each in plan.collectives}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_plan_for_tpus_has_their_attention(diffusion_run, monkeypatch):
+    """The whole step, its kernel cut over the mesh, with recomputation and micro-batches."""
+    monkeypatch.setattr(attention, "LONG", 128)
+    data = replace(diffusion_run.data, resolution=32, batch_size=16)
+    optimizer = replace(diffusion_run.optimizer, accumulate=2)
+    run = replace(diffusion_run, data=data, optimizer=optimizer, mesh=MeshConfig(2, 2, 2))
+    plan = make_plan(with_unet_options(run, remat=True), "v5e:2x4")
+    plain = make_plan(with_unet_options(run, attention="einsum"), "v5e:2x4", effort="none")
+    assert plan.fits
+    assert plan.model_flops == pytest.approx(plain.model_flops, rel=1e-3)
 
 
 def test_a_sweep_recommends_what_fits(diffusion_run):

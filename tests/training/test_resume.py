@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from jaxdiff.errors import UserError
+from jaxdiff.models import attention
 from jaxdiff.training import loop
+from jaxdiff.training.blueprint import with_unet_options
 from jaxdiff.training.metrics import MetricsWriter
 from jaxdiff.training.options import MeshConfig
 from jaxdiff.training.parallel import make_runner
@@ -53,6 +55,22 @@ def test_every_mesh_and_pmap_give_the_same_losses(run, steps, request, tmp_path)
         np.testing.assert_allclose(list(found[name].values()), expected, rtol=0, atol=1e-5)
     assert held["data"] / 8 < held["fsdp"] < 1.3 * held["data"] / 8  # vectors stay whole
     assert held["all"] < 0.4 * held["data"]
+
+
+@pytest.mark.slow
+def test_a_kernel_that_must_be_cut_by_hand_gives_the_same_losses(
+    diffusion_run, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(attention, "LONG", 128)
+    data = replace(diffusion_run.data, resolution=32)
+    run = replace(diffusion_run, data=data, num_steps=3, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    losses = []
+    for kernel in ("splash", "einsum"):
+        config = with_unet_options(run, attention=kernel, remat=kernel == "splash")
+        config = replace(config, workdir=tmp_path / kernel)
+        loop.train(config)
+        losses.append(list(_losses(config).values()))
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
 
 
 def _train_on(devices, config, monkeypatch):
