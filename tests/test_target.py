@@ -9,20 +9,21 @@ from jaxdiff.models.attention import attention_kernel, blocked_attention, splash
 from jaxdiff.models.layers import ResnetBlock
 
 
-def _primitives(platform):
-    block = ResnetBlock(32, groups=4)
-    x = jax.ShapeDtypeStruct((1, 8, 8, 32), jnp.float32)
+def _gradient(platform):
+    """What a block's gradient is made of, as text."""
+    block = ResnetBlock(64, groups=4)
+    x = jax.ShapeDtypeStruct((1, 8, 8, 64), jnp.float32)
     params = jax.eval_shape(block.init, jax.random.key(0), x)
+    gradient = jax.grad(lambda p, x: jnp.sum(block.apply(p, x) ** 2))
     with target.tracing_for(platform):
-        jaxpr = jax.make_jaxpr(lambda p, x: block.apply(p, x))(params, x)
-    return [equation.primitive.name for equation in jaxpr.jaxpr.eqns]
+        return str(jax.make_jaxpr(gradient)(params, x))
 
 
 def test_a_block_has_the_forms_of_the_platform():
     """Winograd's products and sums by ones are the CPU's alone."""
-    cpu, tpu = _primitives("cpu"), _primitives("tpu")
+    cpu, tpu = _gradient("cpu"), _gradient("tpu")
     assert "conv_general_dilated" not in cpu and "dot_general" in cpu
-    assert tpu.count("conv_general_dilated") == 2 and "dot_general" not in tpu
+    assert "conv_general_dilated" in tpu and "dot_general" not in tpu
 
 
 @pytest.mark.parametrize(
