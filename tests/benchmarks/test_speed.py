@@ -34,6 +34,7 @@ def _check_rates(row, seconds):
     assert 0.05 < float(row["peak GB"]) < 16
 
 
+@pytest.mark.slow
 def test_train_step():
     args = train_step.Arguments("tiny", batches=(4,), steps=3)
     (what,) = train_step.combinations(args)

@@ -19,6 +19,7 @@ from jaxdiff.models import Autoencoder
 from jaxdiff.training import cache
 from jaxdiff.training.captions import condition
 from jaxdiff.training.latents import CachedSource, encode_moments
+from jaxdiff.training.objective import Share
 from jaxdiff.training.workdir import check_inputs, write_config
 
 ROW = np.dtype([("x", "<f4", (2,))])
@@ -146,7 +147,7 @@ def test_cached_captions_say_the_same(finetune_run, tmp_path):
     model = load_model(run.objective.model)
     encode = jax.jit(lambda params, batch: condition(run, model, params, batch, {}).context)
     for start in (0, 48):
-        live, kept = (next(objective.batches(start)) for objective in (plain, cached))
+        live, kept = (next(objective.batches(start, Share())) for objective in (plain, cached))
         context = encode(plain.frozen, {"tokens": live["tokens"]})
         np.testing.assert_allclose(kept["context"], context, atol=1e-5)
 
@@ -160,7 +161,8 @@ def test_training_from_scratch_reads_the_cache_too(diffusion_run, tmp_path, flip
     assert cached.frozen == {}
     vae = Autoencoder(load_autoencoder(diffusion_run.objective.autoencoder)[0])
     encode = jax.jit(functools.partial(encode_moments, vae))
-    for live, kept in zip(*(objective.batches(16) for objective in (plain, cached)), strict=False):
+    served = (objective.batches(16, Share()) for objective in (plain, cached))
+    for live, kept in zip(*served, strict=False):
         moments = encode(plain.frozen, live["image"])
         np.testing.assert_allclose(kept["moments"], moments, atol=1e-5)
         np.testing.assert_array_equal(kept["example"], live["example"])

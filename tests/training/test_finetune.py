@@ -203,7 +203,7 @@ def test_prior_preservation_adds_a_weighted_mean(finetune_run, pictures_dir, tmp
     # The stream goes on anywhere, and both halves are streams of their own.
     batches = objective.batches(0, Share())
     skipped = [next(batches) for _ in range(3)][2]
-    same(skipped, next(objective.batches(16)))
+    same(skipped, next(objective.batches(16, Share())))
 
 
 def test_pictures_of_the_class_are_drawn_once(finetune_run, tmp_path):

@@ -63,7 +63,10 @@ def test_a_kernel_that_must_be_cut_by_hand_gives_the_same_losses(
 ):
     monkeypatch.setattr(attention, "LONG", 128)
     data = replace(diffusion_run.data, resolution=32)
-    run = replace(diffusion_run, data=data, num_steps=3, mesh=MeshConfig(data=2, fsdp=2, tensor=2))
+    unet = replace(diffusion_run.objective.unet, sample_size=16)
+    objective = replace(diffusion_run.objective, unet=unet)
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    run = replace(diffusion_run, objective=objective, data=data, num_steps=3, mesh=mesh)
     losses = []
     for kernel in ("splash", "einsum"):
         config = with_unet_options(run, attention=kernel, remat=kernel == "splash")
