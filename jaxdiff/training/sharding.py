@@ -58,8 +58,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = axis_sizes(config, len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
+    # XLA gives every host of GPUs or CPUs a slice_index of its own; only those of TPUs are slices.
+    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
+    if slices <= 1:
         grid = mesh_utils.create_device_mesh(
             shape, devices, allow_split_physical_axes=True, contiguous_submeshes=False
         )

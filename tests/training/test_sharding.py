@@ -1,5 +1,6 @@
 """Where arrays lie: the table of names, the mesh, and the bytes that a device really holds."""
 
+import dataclasses
 import math
 import re
 
@@ -75,6 +76,32 @@ def test_what_is_left_goes_where_it_is_asked(asked, devices, found):
 def test_a_mesh_that_does_not_make_up_the_devices_is_refused(asked):
     with pytest.raises(UserError, match=r"mesh.data=.* does not make up 8 devices.* 1, 2, 4, 8"):
         make_mesh(asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """One of eight on a host, as XLA describes them: with a slice_index, whatever they are."""
+
+    id: int
+    platform: str
+    device_kind = "any"
+    client = None
+
+    @property
+    def process_index(self):
+        return self.id // 8
+
+    slice_index = process_index
+
+
+def test_hosts_of_gpus_are_no_slices():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=16), [_Device(i, "gpu") for i in range(32)])
+    assert [[d.id for d in row] for row in mesh.devices[..., 0]] == [
+        list(range(16)),
+        list(range(16, 32)),
+    ]
+    with pytest.raises(UserError, match="mesh.data=2 does not divide over 4 slices"):
+        make_mesh(MeshConfig(data=2, fsdp=16), [_Device(i, "tpu") for i in range(32)])
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(0, 1), (-1, -1), (1, -2)])
