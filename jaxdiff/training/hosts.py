@@ -82,7 +82,6 @@ def connect(hosts: Hosts, *, stops_together: bool = True) -> None:
     """
     if hosts == Hosts(num_processes=1):
         return
-    jax.config.update("jax_enable_preemption_service", stops_together)
     try:
         jax.distributed.initialize(
             *hosts,
@@ -97,6 +96,8 @@ def connect(hosts: Hosts, *, stops_together: bool = True) -> None:
             f"cannot join the other processes ({reason}); give --coordinator, --num-processes and "
             "--process-id, or --num-processes 1 to run alone"
         ) from error
+    if not stops_together:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which jax's service has taken
     log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 

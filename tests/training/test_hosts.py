@@ -65,16 +65,12 @@ def test_a_cluster_that_cannot_be_asked_is_one_line_of_advice(error, monkeypatch
         connect(Hosts())
 
 
-@pytest.mark.parametrize("stops_together", [False, True])
-def test_sigterm_is_left_alone_where_nothing_would_answer_it(stops_together, monkeypatch):
+def test_where_no_cluster_answers_a_process_runs_alone(monkeypatch):
     def no_cluster(*arguments, **named):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(hosts.jax.distributed, "initialize", no_cluster)
-    told = {}
-    monkeypatch.setattr(hosts.jax.config, "update", told.__setitem__)
-    connect(Hosts(), stops_together=stops_together)
-    assert told == {"jax_enable_preemption_service": stops_together}
+    connect(Hosts())
 
 
 def _port():
@@ -128,10 +124,13 @@ from jaxdiff.cli import exit_code
 from jaxdiff.training import hosts
 what = sys.argv.pop(1)
 flags, _ = hosts.split_flags(sys.argv[1:])
-hosts.connect(flags)
+hosts.connect(flags, stops_together=what != "terminate")
 import jax
 me = jax.process_index()
 def run():
+    while what == "terminate":
+        print("alive", flush=True)
+        time.sleep(0.2)
     if what == "disagree":
         hosts.require_agreement({"seed": 0, "optimizer.learning_rate": 0.1 * min(me, 1)})
     while what == "die":
@@ -159,6 +158,15 @@ def test_a_process_that_fails_stops_the_others_within_a_minute():
     assert time.monotonic() - begin < 60
     assert code != 0 and "alive" in said
     assert "process 0 stops" in said or "another task died" in said
+
+
+def test_sigterm_ends_what_does_not_train():
+    processes = _start(lambda _: ["-c", _TALK, "terminate"], 2, 1)
+    assert processes[1].stdout.readline() == "alive\n"
+    processes[1].terminate()
+    assert processes[1].wait(timeout=60) == -signal.SIGTERM
+    processes[0].kill()
+    _ends(processes)
 
 
 def _run(config, tmp_path, processes, devices):
