@@ -41,5 +41,5 @@ def test_a_file_may_be_replaced_and_its_folder_missing(finetune_run, tmp_path):
 def test_noise_that_no_model_directory_can_hold_is_refused_before_training(finetune_run, tmp_path):
     method = ScratchMethod(noise=NoiseConfig(shift=2.0))
     objective = replace(finetune_run.objective, method=method)
-    with pytest.raises(UserError, match="noise"):
+    with pytest.raises(UserError, match="has no scheduler_config.json"):
         check_export(replace(finetune_run, objective=objective, export=tmp_path / "out"))

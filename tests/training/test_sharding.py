@@ -1,8 +1,8 @@
 """Where arrays lie: the table of names, the mesh, and the bytes that a device really holds."""
 
-import dataclasses
 import math
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jaxdiff.presets import tiny
 from jaxdiff.training.options import MeshConfig
 from jaxdiff.training.sharding import (
     TENSOR_CUTS,
+    _count_slices,
     axis_sizes,
     bytes_per_device,
     make_mesh,
@@ -78,30 +79,10 @@ def test_a_mesh_that_does_not_make_up_the_devices_is_refused(asked):
         make_mesh(asked)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Device:
-    """One of eight on a host, as XLA describes them: with a slice_index, whatever they are."""
-
-    id: int
-    platform: str
-    device_kind = "any"
-    client = None
-
-    @property
-    def process_index(self):
-        return self.id // 8
-
-    slice_index = process_index
-
-
-def test_hosts_of_gpus_are_no_slices():
-    mesh = make_mesh(MeshConfig(data=2, fsdp=16), [_Device(i, "gpu") for i in range(32)])
-    assert [[d.id for d in row] for row in mesh.devices[..., 0]] == [
-        list(range(16)),
-        list(range(16, 32)),
-    ]
-    with pytest.raises(UserError, match="mesh.data=2 does not divide over 4 slices"):
-        make_mesh(MeshConfig(data=2, fsdp=16), [_Device(i, "tpu") for i in range(32)])
+@pytest.mark.parametrize(("platform", "slices"), [("gpu", 1), ("cpu", 1), ("tpu", 4)])
+def test_hosts_are_no_slices(platform, slices):
+    devices = [SimpleNamespace(platform=platform, slice_index=i // 8) for i in range(32)]
+    assert _count_slices(devices) == slices
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(0, 1), (-1, -1), (1, -2)])
