@@ -25,6 +25,12 @@ def script():
     return module
 
 
+@pytest.fixture(autouse=True)
+def alone(script, monkeypatch):
+    """No cluster is asked: a process that has used its devices may not ask one."""
+    monkeypatch.setattr(script, "connect", lambda hosts, **options: None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -53,7 +59,7 @@ def script():
         (["lora", "--plan", "cpu:1"], "a plan wants a preset that trains from scratch"),
         (["tiny", "--plan", "cpu:8", "--data.batch-size", "12"], "data.batch_size=12 does not"),
         (["tiny", "--precompute"], "--precompute needs --data.cache"),
-        (["sd15", "--workdir", "{tmp}/w"], "'folder:' names nothing"),
+        (["sd15", "--workdir", "{tmp}/w", "--mesh.fsdp", "1"], "'folder:' names nothing"),
         (["sd15", "--objective.prediction", "v"], "set objective.method.noise.prediction"),
         (
             ["tiny", "--workdir", "{tmp}/w", "--checkpoints", "gs://bucket/run"],
@@ -77,7 +83,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, arguments, message, tmp_p
 )
 def test_a_run_that_was_told_to_stop_can_say_so(step, flags, code, script, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda config: SimpleNamespace(step=step))
-    arguments = ["tiny", "--num-steps", "9", "--num-processes", "1", *flags]
+    arguments = ["tiny", "--num-steps", "9", *flags]
     if code:
         with pytest.raises(SystemExit) as leave:
             script.main(arguments)
