@@ -164,9 +164,7 @@ def test_what_is_in_the_way_is_no_damage(error, saved, monkeypatch):
         raise error
 
     monkeypatch.setattr(checkpoint.ocp.StandardCheckpointHandler, "restore", fail)
-    with pytest.raises(
-        UserError, match=r"(?i)/2 cannot be read: .*(permi|conn|16 GB)"
-    ):
+    with pytest.raises(UserError, match=r"(?i)/2 cannot be read: .*(permi|conn|16 GB)"):
         Checkpoints(directory, keep=3).restore(wanted)
     assert {path.name for path in directory.iterdir()} == {"1", "2"}
 
