@@ -5,7 +5,8 @@ one run find each other on TPU pods, SLURM and Kubernetes; elsewhere start each 
 --coordinator HOST:PORT --num-processes P --process-id p. With --plan v5e:16x16 (or another
 topology) it says what the run would need there instead of training, and with --plan-batches too
 which batch and mesh would be best; no accelerator is needed for that. With --precompute it fills
---data.cache with latents and text states, and trains nothing.
+--data.cache with latents and text states, and trains nothing. Told to stop by SIGTERM, it saves and
+exits with 0, or N with --stopped-exit-code N, for clusters that take 0 for a finished run.
 """
 
 import logging
@@ -42,7 +43,11 @@ def parse(arguments: list[str]) -> TrainConfig:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; 0 on success, 2 on bad input."""
+    """Run the command line; 0 on success, 2 on bad input.
+
+    Raises:
+      SystemExit: training was told to stop, and another code was asked for then.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("jaxdiff").setLevel(logging.INFO)
 
@@ -51,12 +56,14 @@ def main(arguments: list[str]) -> int:
         (asked, rest), config = split_task(options), parse(options)
         if asked.plan is not None:
             return print_plan(rest[0], config, asked)
-        connect(hosts)
+        connect(hosts, stops_together=not asked.precompute)
         if asked.precompute:
             return print_caches(config)
         from jaxdiff.training.loop import train
 
-        train(config)
+        state = train(config)
+        if asked.stopped_exit_code and int(state.step) < config.num_steps:
+            sys.exit(asked.stopped_exit_code)  # no failure: it ends as usual
 
     return exit_together(lambda: exit_code(run))
 

@@ -7,6 +7,7 @@ knows of it: "conditioning" (uint8 [H, W, 3]), "size" (int32 [6], see `buckets.s
 Axis legend: H height, W width.
 """
 
+import hashlib
 import logging
 from typing import Any, Protocol, runtime_checkable
 
@@ -50,6 +51,15 @@ def captions_of(source: Source, limit: int | None = None) -> list[str]:
     count = len(source) if limit is None else min(limit, len(source))
     read = source.row if isinstance(source, Corpus) else source.__getitem__
     return [read(index)["caption"] for index in range(count)]
+
+
+def glimpse(source: Source) -> dict[str, Any]:
+    """How many examples there are, and a hash of three of them: enough to tell sources apart."""
+    digest, count = hashlib.sha256(), len(source)
+    for index in (0, count // 2, count - 1):
+        example = source[index]
+        digest.update(example["caption"].encode() + example["image"].tobytes())
+    return {"number of examples": count, "hash of three examples": digest.hexdigest()[:12]}
 
 
 def skip(reason: str, skipped: list[str], strict: bool) -> None:

@@ -11,6 +11,7 @@ supervision", section 2.4; Sennrich et al. 2016 for BPE. The directory is the on
 Axis legend: B texts, T tokens.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -89,6 +90,13 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids: the rows of an embedding table."""
         return max(self.vocab.values()) + 1
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that decides which ids a text gets."""
+        added = [token.content for token in self.added]
+        parts = sorted(self.vocab.items()), self.merges, self.max_length, self.pad, added
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "B T"]:
         """Token ids [B, T] int32, T = max_length."""

@@ -1,6 +1,7 @@
-"""The state that a run begins with: read or made, every array where it shall lie."""
+"""What a run begins with: read or made, every array where it shall lie."""
 
 import logging
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +19,34 @@ log = logging.getLogger(__name__)
 INIT_STEP = np.uint32(2**32 - 1)  # folded into the seed for parameters; no step has this number
 
 
-def first_state(
+class Begun(NamedTuple):
+    """What the first step takes, as the runner's step takes it, and where the run stands."""
+
+    state: TrainState
+    frozen: Params
+    key: Key[Array, "..."]
+    step: int
+    """Steps that were taken so far."""
+    examples: int
+    """Examples consumed so far."""
+
+
+def begin(
+    seed: int,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    runner: Runner,
+    checkpoints: Checkpoints,
+) -> Begun:
+    """Go on from the newest checkpoint, or begin anew."""
+    key = key_on_devices(seed, runner)
+    state, step, examples = _first_state(objective, optimizer, runner, checkpoints, key)
+    frozen = on_devices(objective.frozen, runner)
+    state, frozen, key = (runner.put(tree) for tree in (state, frozen, key))
+    return Begun(state, frozen, key, step, examples)
+
+
+def _first_state(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     runner: Runner,

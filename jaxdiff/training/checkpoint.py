@@ -1,25 +1,23 @@
-"""Checkpoints of a run, by Orbax: the state, its checksums, and the examples consumed.
+"""Checkpoints of a run, by Orbax: the state, and a record of what it is.
 
-    c = sum_i b_i (2 i + 1)  mod 2^32                                                            (1)
-
-is the checksum of an array whose element number i has the bits b_i. The factors are odd, so one
-wrong bit always changes it; the sum does not depend on how the array is cut over devices, so they
-compute it where it lies, and a state can be checked on other devices than it was saved from.
-TensorStore checks its indices, but not the numbers themselves.
+The record has the number of examples consumed, the checksum of every array (`checksums`), what run
+it is of, and a checksum of itself.
 """
 
+import json
 import logging
+import re
+import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import PyTree
 
 from jaxdiff.errors import UserError
+from jaxdiff.training.checksums import checksums, wrong_arrays
 from jaxdiff.training.hosts import all_say
 
 log = logging.getLogger(__name__)
@@ -43,10 +41,19 @@ class Checkpoints:
       directory: where they lie; created. Object stores (gs://, s3://) work where `epath` has their
         plugins.
       keep: how many are kept, the newest.
+      about: JSON values that every checkpoint carries: what run it is of.
+      check: called with what a checkpoint carries before it is restored; raises `UserError` if that
+        is of another run. Checkpoints of older versions carry nothing, and are not asked about.
     """
 
-    def __init__(self, directory: epath.PathLike, keep: int):
-        self.directory = epath.Path(directory).resolve()
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        keep: int,
+        about: dict[str, Any] | None = None,
+        check: Callable[[dict[str, Any]], None] = lambda about: None,
+    ):
+        self.directory, self._about, self._check = epath.Path(directory).resolve(), about, check
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             cleanup_tmp_directories=True,
@@ -62,8 +69,9 @@ class Checkpoints:
         Raises:
           UserError: this one or the one before cannot be written; those on disk are as they were.
         """
-        data = {"examples": examples, "checksums": checksums(state)}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        record = {"examples": examples, "checksums": checksums(state), "about": self._about}
+        data = ocp.args.JsonSave({**record, "crc": _crc(record)})
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=data)
         try:
             self._manager.wait_until_finished()
             self._writing = step
@@ -86,18 +94,18 @@ class Checkpoints:
             saved from serve as well.
 
         Raises:
-          UserError: there are checkpoints, and none can be read; they are left as they are.
+          UserError: there are checkpoints, and none can be read; or the newest is of another run;
+            or something else than damage is in the way. They are left as they are.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                restored = self._read(step, abstract)
-                problem = None
-            except Exception as error:  # of many kinds, too
-                problem = str(error).partition("\n")[0] or type(error).__name__
-            if all_say(problem is None) and (problem := _wrong_arrays(*restored)) is None:
-                self._set_aside(damaged)
-                return Restored(step, restored[0], restored[1]["examples"])
+            state, record, problem = self._try(step, abstract)
+            if all_say(problem is None):
+                saved = record.get("checksums")  # None: by an older version
+                problem = None if saved is None else wrong_arrays(state, saved)
+                if problem is None:
+                    self._set_aside(damaged)
+                    return Restored(step, state, record["examples"])
             problem = problem or "another process cannot read its part"
             log.warning("checkpoint %d is damaged, trying an older one: %s", step, problem)
             damaged.append(step)
@@ -108,13 +116,30 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, abstract: PyTree) -> tuple[PyTree, dict]:
-        """The state and what is known of it."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-        )
-        restored = self._manager.restore(step, args=items)
-        return restored.state, restored.data
+    def _try(self, step: int, abstract: PyTree) -> tuple[PyTree, dict, str | None]:
+        """The state, its record, and what is wrong with this process's part of the checkpoint.
+
+        The handler reads without waiting for other processes, as the manager does, so one that
+        fails does not leave the others waiting.
+        """
+        path = self.directory / str(step)
+        try:
+            record = _read_record(path / "data" / "metadata")
+            if record.get("about") is not None:
+                self._check(record["about"])
+            arguments = ocp.args.StandardRestore(abstract)
+            state = ocp.StandardCheckpointHandler().restore(path / "state", args=arguments)
+            return state, record, None
+        except UserError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damage
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            if _in_the_way(error):
+                raise UserError(
+                    f"checkpoint {path} cannot be read: {reason}. It need not be damaged, and "
+                    "stays as it is: mend that, and run the command again"
+                ) from error
+            return None, {}, reason
 
     def _set_aside(self, steps: list[int]) -> None:
         if jax.process_index() == 0:
@@ -140,6 +165,15 @@ class Checkpoints:
             "again"
         )
 
+    def check_writing(self) -> None:
+        """Notice that a checkpoint could not be written; waits for nothing.
+
+        Raises:
+          UserError: it could not.
+        """
+        if not self._manager.is_saving_in_progress():
+            self.finish()
+
     def finish(self) -> None:
         """Wait until everything is on disk.
 
@@ -162,44 +196,32 @@ class Checkpoints:
 
 
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NO_DAMAGE = re.compile(
+    "PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED"
+    "|permission denied|out of memory|HttpError|Client[A-Za-z]*Error|Disconnected",
+    re.IGNORECASE,
+)
+"""What TensorStore, XLA and object stores say where a checkpoint may be as good as ever."""
 
 
-def checksums(tree: PyTree) -> list[int]:
-    """The checksum (eq. 1) of every array of a tree, in the order of its leaves."""
-    leaf = jax.tree.leaves(tree)[0]
-    replicated = None
-    if isinstance(leaf.sharding, NamedSharding):
-        replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-    sums = jax.jit(_checksums, out_shardings=replicated)(tree)
-    return np.asarray(jax.device_get(sums)).tolist()
+def _in_the_way(error: BaseException) -> bool:
+    """Whether it was a missing permission, connection or memory that prevented reading."""
+    if isinstance(error, OSError | MemoryError | ImportError):
+        return not isinstance(error, _ABSENT)
+    return _NO_DAMAGE.search(f"{type(error).__name__}: {error}") is not None
 
 
-def _checksums(tree: PyTree) -> UInt32[Array, " leaves"]:
-    return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
+def _crc(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
-def _checksum(x: Array) -> UInt32[Array, ""]:
-    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-    number, stride = jnp.zeros(x.shape, jnp.uint32), 1
-    for axis in reversed(range(x.ndim)):
-        number += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * np.uint32(stride % 2**32)
-        stride *= x.shape[axis]
-    return jnp.sum(bits.astype(jnp.uint32) * (2 * number + 1), dtype=jnp.uint32)
-
-
-def _wrong_arrays(state: PyTree, data: dict) -> str | None:
-    """Which arrays are not what was saved, in words; None where all are, or nobody knows."""
-    saved = data.get("checksums")
-    if saved is None:  # by an older version
-        return None
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
-    now = checksums(state)
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, then, found in zip(paths, saved, now, strict=True)
-        if then != found
-    ]
-    if not names:
-        return None
-    more = f" and {len(names) - 1} more arrays" if len(names) > 1 else ""
-    return f"{names[0]}{more} are not what was saved"
+def _read_record(path: epath.Path) -> dict[str, Any]:
+    """The record of a checkpoint; raises `ValueError` where it is not what was written."""
+    record = json.loads(path.read_text())
+    if set(record) in ({"examples"}, {"examples", "checksums"}):  # older versions had no more
+        return record
+    crc = record.pop("crc", None)
+    if crc != _crc(record):
+        raise ValueError("its record is not what was saved")
+    return record

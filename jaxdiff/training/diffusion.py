@@ -84,7 +84,7 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
             lambda params: {**params, "vae": vae_params},
         ),
         export=lambda path, params, facts: save_model(path, as_model(params, about(run, facts))),
-        inputs=data.inputs,
+        inputs={**data.inputs, "tokenizer": tokenizer.digest},
     )
 
 

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
-from itertools import pairwise
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from typing import Any
 
 import jax
@@ -22,24 +23,25 @@ from jaxdiff.training.step import Metrics, Params, TrainState, make_train_step, 
 log = logging.getLogger(__name__)
 
 DeviceBatch = dict[str, Any]
+_AHEAD = 2  # dispatches that the host may be ahead of the devices, so that it can stop soon
 
 
-def dispatches(start: int, config: TrainConfig) -> list[tuple[int, int]]:
+def dispatches(start: int, config: TrainConfig) -> Iterator[tuple[int, int]]:
     """(step before, last step) of every dispatch; all but the last end at a multiple.
 
     >>> from types import SimpleNamespace
-    >>> dispatches(3, SimpleNamespace(steps_per_dispatch=4, num_steps=10))
+    >>> list(dispatches(3, SimpleNamespace(steps_per_dispatch=4, num_steps=10)))
     [(3, 4), (4, 8), (8, 10)]
     """
     if start >= config.num_steps:
-        return []
+        return iter(())
     every = config.steps_per_dispatch
     ends = range(start - start % every + every, config.num_steps, every)
-    return list(pairwise([start, *ends, config.num_steps]))
+    return pairwise(chain([start], ends, [config.num_steps]))
 
 
 def feed(
-    spans: list[tuple[int, int]],
+    spans: Iterable[tuple[int, int]],
     batches: Iterator[HostBatch],
     runner: Runner,
     config: TrainConfig,
@@ -66,6 +68,7 @@ class Steps:
     ):
         self._config, self._runner, self._throughput = config, runner, throughput
         self._compiled: dict[tuple, tuple[Any, float]] = {}
+        self._flying: deque[Metrics] = deque(maxlen=_AHEAD)
         step = make_train_step(
             objective.loss,
             optimizer,
@@ -84,18 +87,28 @@ class Steps:
         key: Key[Array, "..."],
         steps: int,
     ) -> tuple[TrainState, Metrics]:
-        """Take a dispatch's steps; counts their floating-point operations, not time to compile."""
+        """Begin a dispatch's steps; counts their floating-point operations, not time to compile.
+
+        Waits until no more than `_AHEAD` dispatches, this one included, are unfinished.
+        """
         shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
         if shapes not in self._compiled:
             begin = time.perf_counter()
-            lowered = self._runner.jit(self._run, state).lower(state, frozen, batch, key)
+            run = self._runner.jit(self._run, state)
+            lowered = run.lower(state, frozen, batch, key)
             flops = _flops(lowered, self._config)
             log.info("compiling a step of %.1f GFLOP", flops / 1e9)
-            self._compiled[shapes] = lowered.compile(), flops
+            # What pmap lowers to is no longer called with the arrays of one process of several.
+            pmap = self._config.parallel == "pmap"
+            self._compiled[shapes] = run if pmap else lowered.compile(), flops
             self._throughput.leave_out(time.perf_counter() - begin)
         compiled, flops = self._compiled[shapes]
         self._throughput.count(flops * steps)
-        return compiled(state, frozen, batch, key)
+        if len(self._flying) == _AHEAD:
+            jax.block_until_ready(self._flying[0])
+        state, metrics = compiled(state, frozen, batch, key)
+        self._flying.append(metrics)
+        return state, metrics
 
 
 def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:

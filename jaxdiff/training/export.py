@@ -30,7 +30,8 @@ def check_export(config: TrainConfig) -> None:
     elif isinstance(method, ControlNetMethod):
         check_controlnet_writable(config.export)
     else:
-        check_writable(config.export, getattr(objective, "noise", None))
+        noise = getattr(objective, "noise", getattr(method, "noise", None))
+        check_writable(config.export, noise)
 
 
 def _check_file(path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 _SHUTDOWN = 60  # seconds that a process which is done waits for the others
 _PACKAGE = Path(__file__).parents[1]
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 class Hosts(NamedTuple):
@@ -64,11 +66,16 @@ def split_flags(arguments: Sequence[str]) -> tuple[Hosts, list[str]]:
     return hosts, rest
 
 
-def connect(hosts: Hosts) -> None:
+def connect(hosts: Hosts, *, stops_together: bool = True) -> None:
     """Join the processes of a run, before any device is used.
 
     Without flags, jax asks TPU pods, SLURM, Open MPI and Kubernetes who they are; where none of
     them answers, the process runs alone. `--num-processes 1` asks nobody.
+
+    Args:
+      hosts: the flags.
+      stops_together: SIGTERM tells all processes to stop, as `Preemption` says; if False, it ends
+        the process that gets it, as it does any program.
 
     Raises:
       UserError: the others cannot be found.
@@ -81,15 +88,16 @@ def connect(hosts: Hosts) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=_SHUTDOWN,
         )
-    except ValueError as error:
-        if hosts != Hosts() or "coordinator_address" not in str(error):
-            raise UserError(f"these processes make no run: {error}") from error
-        return  # no cluster
-    except RuntimeError as error:
+    except Exception as error:  # whatever a cluster's environment makes jax stumble over
+        if hosts == Hosts() and "coordinator_address should be" in str(error):
+            return  # no cluster
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"cannot join the other processes: {error}. Give --coordinator, --num-processes and "
+            f"cannot join the other processes ({reason}); give --coordinator, --num-processes and "
             "--process-id, or --num-processes 1 to run alone"
         ) from error
+    if not stops_together:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which jax's service has taken
     log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 
@@ -97,7 +105,7 @@ def exit_together(run: Callable[[], int]) -> int:
     """Call `run`; a process that fails among several leaves at once, so that none waits for it."""
     try:
         code = run()
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
         traceback.print_exc()
@@ -111,11 +119,11 @@ def exit_together(run: Callable[[], int]) -> int:
 
 
 def code_version() -> dict[str, str]:
-    """What this process runs: the versions of jax and jaxlib, and a hash of jaxdiff's own files."""
+    """What this process runs: a hash of jaxdiff's own files, and the versions of libraries."""
     digest = hashlib.sha256()
     for file in sorted(_PACKAGE.rglob("*.py")):
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + file.read_bytes())
-    libraries = {"jax": jax.__version__, "jaxlib": jax.lib.__version__}
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
     return {"version of jaxdiff": digest.hexdigest()[:12], **libraries}
 
 

@@ -1,17 +1,19 @@
 """The training loop: set up, resume, step, log, draw, checkpoint, export. Read it top to bottom."""
 
+import functools
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from PIL import Image
 
-from jaxdiff.data.pipeline import make_source
+from jaxdiff.data.sources import glimpse, make_source
 from jaxdiff.errors import UserError
 from jaxdiff.training.autoencoder import autoencoder_objective
-from jaxdiff.training.begin import first_state, key_on_devices, on_devices
+from jaxdiff.training.begin import Begun, begin
 from jaxdiff.training.checkpoint import Checkpoints
 from jaxdiff.training.config import (
     AutoencoderObjective,
@@ -19,12 +21,14 @@ from jaxdiff.training.config import (
     FinetuneObjective,
     TrainConfig,
 )
+from jaxdiff.training.config_json import shared_facts
 from jaxdiff.training.diffusion import diffusion_objective
 from jaxdiff.training.dispatch import Steps, dispatches, feed
 from jaxdiff.training.export import check_export
 from jaxdiff.training.finetune import finetune_objective
 from jaxdiff.training.hosts import (
     Preemption,
+    all_say,
     code_version,
     gather,
     require_agreement,
@@ -33,14 +37,16 @@ from jaxdiff.training.hosts import (
 from jaxdiff.training.metrics import MetricsWriter, Throughput
 from jaxdiff.training.objective import Objective
 from jaxdiff.training.optimizer import make_optimizer
-from jaxdiff.training.parallel import make_runner
-from jaxdiff.training.step import Params, TrainState
+from jaxdiff.training.parallel import Runner, make_runner
+from jaxdiff.training.step import Metrics, TrainState
 from jaxdiff.training.workdir import (
+    about_run,
+    check_about,
     check_inputs,
     check_workdir,
     checkpoint_dir,
-    shared_facts,
     write_config,
+    writing,
 )
 
 log = logging.getLogger(__name__)
@@ -57,11 +63,23 @@ class NotFiniteError(UserError):
     """The loss or the gradient became NaN or infinite."""
 
 
+class _Run(NamedTuple):
+    """What the loop works with."""
+
+    config: TrainConfig
+    workdir: Path
+    objective: Objective
+    runner: Runner
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    throughput: Throughput
+
+
 def train(config: TrainConfig) -> TrainState:
     """Train, or resume, the run of `config.workdir` until `config.num_steps`.
 
     Returns:
-      The final state, one copy of it.
+      The final state, one copy of it; its step is an earlier one if SIGTERM told the run to stop.
 
     Raises:
       UserError: something of the config cannot be used; nothing has been compiled then.
@@ -72,53 +90,53 @@ def train(config: TrainConfig) -> TrainState:
     runner = make_runner(config)
     workdir, objective = _prepare(config)
 
-    # -- state
+    # -- state, steps, where the numbers go
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    checkpoints = Checkpoints(checkpoint_dir(config), config.keep)
-    key = key_on_devices(config.seed, runner)
-    state, start, examples = first_state(objective, optimizer, runner, checkpoints, key)
-    frozen = on_devices(objective.frozen, runner)
-    state, frozen, key = (runner.put(tree) for tree in (state, frozen, key))
-
-    # -- steps, data, where the numbers go
+    checkpoints = _checkpoints(config, objective)
+    begun = begin(config.seed, objective, optimizer, runner, checkpoints)
     throughput = Throughput(config.data.batch_size, config.num_steps)
     take_steps = Steps(config, runner, objective, optimizer, throughput)
-    spans = dispatches(start, config)
-    batches = feed(spans, objective.batches(examples, runner.share), runner, config)
-    batch = next(batches, None)
-    writer = MetricsWriter(workdir, config.num_steps, start)
-    throughput.start(start)
+    writer = MetricsWriter(workdir, config.num_steps, begun.step)
+    run = _Run(config, workdir, objective, runner, checkpoints, writer, throughput)
 
-    # -- the loop
-    with Preemption() as preemption:
-        for before, step in spans:
-            state, metrics = take_steps(state, frozen, batch, key, step - before)
-            batch = next(batches, None)  # fetched while the devices work
-            last, stops = step == config.num_steps, preemption.reached(before, step)
-            saves = last or stops or step % config.checkpoint_every == 0
-            if saves or before == start or step % config.log_every == 0:
-                values = {name: float(value) for name, value in runner.get(metrics).items()}
-                _require_finite(step, values, checkpoints)
-                writer.write(step, {**values, **throughput.measure(step)})
-            if saves:
-                seen = examples + (step - start) * config.data.batch_size
-                checkpoints.save(step, runner.get(state), seen)
-            if stops:
-                break
-            if config.preview.every and (last or step % config.preview.every == 0):
-                _draw(step, objective, runner.get(state.ema_params), workdir, writer)
-                throughput.start(step)
-        checkpoints.close()
-
-    # -- the end
+    # -- the loop, the end
+    state, step = _loop(run, begun, take_steps)
     writer.close()
-    state = runner.get(state)
-    if spans and step < config.num_steps:
+    if step < config.num_steps:
         log.info("told to stop: step %d is saved; the same command goes on from there", step)
         return state
     _export(config, objective, state)
     wait_for_all("end of training")
     return state
+
+
+def _loop(run: _Run, begun: Begun, take_steps: Steps) -> tuple[TrainState, int]:
+    """Take steps until the last one, or SIGTERM; returns the state, one copy, and its step."""
+    config, runner, start = run.config, run.runner, begun.step
+    rows = run.objective.batches(begun.examples, runner.share)
+    batches = feed(dispatches(start, config), rows, runner, config)
+    state, batch, step = begun.state, next(batches, None), start
+    with Preemption() as preemption:
+        if _draws(config, start) and not _is_drawn(run, start):  # it was told to stop there
+            _draw(run, start, state)
+        run.throughput.start(start)
+        for before, step in dispatches(start, config):
+            state, metrics = take_steps(state, begun.frozen, batch, begun.key, step - before)
+            batch = next(batches, None)  # fetched while the devices work
+            last, stops = step == config.num_steps, preemption.reached(before, step)
+            saves = last or stops or step % config.checkpoint_every == 0
+            if saves or before == start or step % config.log_every == 0:
+                _log(run, step, metrics)
+            if saves:
+                seen = begun.examples + (step - start) * config.data.batch_size
+                run.checkpoints.save(step, runner.get(state), seen)
+            if stops and not last:
+                break
+            if _draws(config, step):
+                _draw(run, step, state)
+                run.throughput.start(step)
+        run.checkpoints.close()
+    return runner.get(state), step
 
 
 def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
@@ -128,12 +146,28 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     source = make_source(config.data)
     objective = OBJECTIVES[type(config.objective)](config, source, workdir)
     check_inputs(config, objective.inputs)
-    require_agreement(objective.inputs)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        write_config(config, objective.inputs)
-        objective.keep(workdir)
+    require_agreement({**objective.inputs, **glimpse(source)})
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            write_config(config, objective.inputs)
+            objective.keep(workdir)
     return workdir, objective
+
+
+def _checkpoints(config: TrainConfig, objective: Objective) -> Checkpoints:
+    """Those of the run, each of which says what run it is of."""
+    about = about_run(config, objective.inputs)
+    check = functools.partial(check_about, config, objective.inputs)
+    return Checkpoints(checkpoint_dir(config), config.keep, about, check)
+
+
+def _log(run: _Run, step: int, metrics: Metrics) -> None:
+    """Write what a step found, if it is finite; notice a checkpoint that could not be written."""
+    values = {name: float(value) for name, value in run.runner.get(metrics).items()}
+    _require_finite(step, values, run.checkpoints)
+    run.writer.write(step, {**values, **run.throughput.measure(step)})
+    run.checkpoints.check_writing()
 
 
 def _require_finite(step: int, values: dict[str, float], checkpoints: Checkpoints) -> None:
@@ -148,20 +182,34 @@ def _require_finite(step: int, values: dict[str, float], checkpoints: Checkpoint
         )
 
 
-def _draw(
-    step: int, objective: Objective, average: Params, workdir: Path, writer: MetricsWriter
-) -> None:
+def _draws(config: TrainConfig, step: int) -> bool:
+    """Whether a preview is drawn after a step."""
+    every = config.preview.every
+    return bool(every and step and (step == config.num_steps or step % every == 0))
+
+
+def _preview_path(run: _Run, step: int) -> Path:
+    return run.workdir / "previews" / f"{step:08d}.png"
+
+
+def _is_drawn(run: _Run, step: int) -> bool:
+    """Whether the first process, which draws, has the preview of a step."""
+    return all_say(jax.process_index() != 0 or _preview_path(run, step).exists())
+
+
+def _draw(run: _Run, step: int, state: TrainState) -> None:
     """Draw the preview from the averaged parameters, into `previews/` and TensorBoard."""
-    average = gather(average)
+    average = gather(run.runner.get(state.ema_params))
     if jax.process_index() != 0:
         return
-    picture = objective.preview(average)
+    picture = run.objective.preview(average)
     if picture is None:
         return
-    folder = workdir / "previews"
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(picture).save(folder / f"{step:08d}.png")
-    writer.picture(step, "preview", picture)
+    path = _preview_path(run, step)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+    run.writer.picture(step, "preview", picture)
 
 
 def _export(config: TrainConfig, objective: Objective, state: TrainState) -> None:
@@ -172,5 +220,6 @@ def _export(config: TrainConfig, objective: Objective, state: TrainState) -> Non
     if jax.process_index() != 0:
         return
     facts = {"step": step, "examples": step * config.data.batch_size}
-    objective.export(config.export, average, facts)
+    with writing(config.export):
+        objective.export(config.export, average, facts)
     log.info("wrote the averaged parameters to %s", config.export)

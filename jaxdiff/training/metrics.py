@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdiff.errors import UserError
+from jaxdiff.training.workdir import writing
 
 # Peak dense bfloat16 TFLOP/s of one device, from the vendors' data sheets.
 PEAK_TFLOPS = {
@@ -88,6 +88,9 @@ class MetricsWriter:
       workdir: gets `metrics.jsonl` and `tensorboard/`.
       num_steps: length of the progress bar.
       start: step that the run goes on from.
+
+    Raises:
+      UserError: the disk is full.
     """
 
     def __init__(self, workdir: Path, num_steps: int, start: int):
@@ -96,10 +99,16 @@ class MetricsWriter:
             return
         from tensorboardX import SummaryWriter
 
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, start)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._path, self._board_path = workdir / "metrics.jsonl", workdir / "tensorboard"
+        with writing(self._path):
+            _drop_after(self._path, start)
+            self._file = self._path.open("a")
+        with writing(self._board_path):
+            # A thread writes what is queued. If it dies, a full queue would block for ever; see
+            # `write`.
+            self._board = SummaryWriter(
+                str(self._board_path), purge_step=start + 1, max_queue=10_000
+            )
         self._num_steps = num_steps
         self._bar = None
         if sys.stderr.isatty():
@@ -114,14 +123,11 @@ class MetricsWriter:
         if not self._active:
             return
         values = {name: value for name, value in values.items() if math.isfinite(value)}
-        try:
+        with writing(self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self._path} cannot be written: {error.strerror}; training stopped. Make room, "
-                "and run the command again"
-            ) from error
+        with writing(self._board_path):
+            self._board.flush()  # raises what stopped the thread
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if self._bar is None:
@@ -139,7 +145,8 @@ class MetricsWriter:
         """Flush and close."""
         if self._active:
             self._file.close()
-            self._board.close()
+            with writing(self._board_path):
+                self._board.close()
             if self._bar is not None:
                 self._bar.close()
 

@@ -27,7 +27,10 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW (Loshchilov & Hutter 2019)."""
+    """Clip by global norm, then AdamW (Loshchilov & Hutter 2019).
+
+    Clipping or not, the state is of the same shape, so a run may change its mind.
+    """
     adam = optax.adamw(
         learning_rate(config, num_steps),
         b1=config.b1,
@@ -36,9 +39,9 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         weight_decay=config.weight_decay,
         mask=_decayed,
     )
-    if config.clip_norm <= 0:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    clips = config.clip_norm > 0
+    clip = optax.clip_by_global_norm(config.clip_norm) if clips else optax.identity()
+    return optax.chain(clip, adam)
 
 
 def _decayed(params: optax.Params) -> optax.Params:

@@ -60,7 +60,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = axis_sizes(config, len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = _count_slices(devices)
     if slices == 1:
         grid = mesh_utils.create_device_mesh(
             shape, devices, allow_split_physical_axes=True, contiguous_submeshes=False
@@ -76,6 +76,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "rows of mesh.fsdp x mesh.tensor devices"
         )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _count_slices(devices: Sequence[Any]) -> int:
+    """XLA gives every host of GPUs or CPUs a slice_index of its own; only TPUs have slices."""
+    indices = {getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"}
+    return max(len(indices), 1)
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What `train.py` can do with a run instead of training it: plan it, or compute its caches."""
+"""What `train.py` can do with a run beside training it: plan it, or compute its caches."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,9 @@ from jaxdiff.training.options import EFFORTS
 
 
 def split_task(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Take --plan TOPOLOGY, --plan-batches, --plan-effort and --precompute from a command line.
+    """Take the options from a command line that say what to do with a run, not what it is.
+
+    They are --plan TOPOLOGY, --plan-batches, --plan-effort, --precompute and --stopped-exit-code.
 
     Raises:
       UserError: they contradict each other, or one lacks its value.
@@ -19,6 +21,7 @@ def split_task(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument("--plan")
     parser.add_argument("--plan-batches", action="store_true")
     parser.add_argument("--plan-effort", choices=(*EFFORTS, "none"))
+    parser.add_argument("--stopped-exit-code", type=int, default=0)
     try:
         asked, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:

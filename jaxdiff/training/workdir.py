@@ -1,8 +1,12 @@
-"""The work directory of a run: its `config.json`, and the check that it belongs to this run."""
+"""The work directory of a run: its `config.json`, and the check that it belongs to this run.
 
-import dataclasses
+Checkpoints carry the same, as `about_run` gives it, since they may outlive the directory.
+"""
+
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,71 +14,10 @@ from etils import epath
 
 from jaxdiff.convert.replacing import require_writable
 from jaxdiff.errors import UserError
-from jaxdiff.training.config import LossConfig, TrainConfig
+from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.config_json import config_differences, to_json
 
 INPUTS = "inputs.json"
-
-# What may differ between a run and its continuation: where it goes, how long, how fast; not what
-# it is.
-FREE_FIELDS = {
-    "workdir",
-    "checkpoints",
-    "export",
-    "name",
-    "licence",
-    "num_steps",
-    "parallel",
-    "mesh",
-    "steps_per_dispatch",
-    "preview",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-    "optimizer.learning_rate",
-    "optimizer.clip_norm",
-    "optimizer.accumulate",
-    "data.num_threads",
-    "data.prefetch",
-    "data.memory_mb",
-    "data.data_dir",
-    "data.strict",
-    "data.cache",
-    "objective.unet.remat",
-    "objective.unet.attention",
-    "objective.remat",
-    "objective.attention",
-    "objective.method.layout",
-}
-
-
-# What processes of one run may have each of its own: where its data lies, and how it reads it.
-LOCAL_FIELDS = {"data.data_dir", "data.num_threads", "data.prefetch", "data.memory_mb"}
-
-
-def to_json(config: Any) -> Any:
-    """A dataclass as plain JSON values; paths become strings, tuples lists."""
-    if dataclasses.is_dataclass(config):
-        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"type": type(config).__name__, **values}
-    if isinstance(config, Path):
-        return str(config)
-    if isinstance(config, list | tuple):
-        return [to_json(value) for value in config]
-    return config
-
-
-def shared_facts(config: TrainConfig) -> dict[str, Any]:
-    """What all processes of a run must have alike: dotted names of fields, and JSON values."""
-
-    def flatten(values: dict, prefix: str) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for name, value in values.items():
-            deeper = isinstance(value, dict)
-            flat |= flatten(value, f"{prefix}{name}.") if deeper else {prefix + name: value}
-        return flat
-
-    flat = flatten(to_json(config), "")
-    return {name: value for name, value in flat.items() if name not in LOCAL_FIELDS}
 
 
 def checkpoint_dir(config: TrainConfig) -> epath.Path:
@@ -94,9 +37,9 @@ def check_workdir(config: TrainConfig) -> Path:
     if config.workdir is None:
         raise UserError("--workdir is missing; say where checkpoints and metrics shall go")
     path = config.workdir / "config.json"
+    started = _started(config)
     try:
         require_writable(config.workdir, _may_write, "folder to write to")
-        started = any(checkpoint_dir(config).glob("[0-9]*"))
         theirs = json.loads(path.read_text()) if started and path.exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use --workdir {config.workdir}: {error}") from error
@@ -104,13 +47,54 @@ def check_workdir(config: TrainConfig) -> Path:
         return config.workdir
     if not isinstance(theirs, dict):
         raise UserError(f"cannot use --workdir {config.workdir}: config.json is no config")
-    different = differences(_current(theirs), config, _fixed_by_schedule(config))
+    _check_config(config, theirs, config.workdir)
+    return config.workdir
+
+
+def _started(config: TrainConfig) -> bool:
+    """Whether the run has checkpoints.
+
+    Raises:
+      UserError: what reads object stores is not installed.
+    """
+    try:
+        return any(checkpoint_dir(config).glob("[0-9]*"))
+    except ImportError as error:
+        raise UserError(
+            f"--checkpoints {config.checkpoints} cannot be used: {error}. For gs:// run "
+            "`pip install gcsfs`, for s3:// `pip install s3fs`"
+        ) from error
+
+
+def _check_config(config: TrainConfig, theirs: dict, where: os.PathLike) -> None:
+    """Refuse to go on with another config than `theirs`, which was found at `where`."""
+    different = config_differences(theirs, config)
     if different:
         raise UserError(
-            f"{config.workdir} belongs to another config ({'; '.join(different[:4])}); "
+            f"{where} belongs to another config ({'; '.join(different[:4])}); "
             "give the same options, or another --workdir"
         )
-    return config.workdir
+
+
+def about_run(config: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
+    """What a run is, as JSON values: its config, and hashes of what it reads."""
+    return {"config": to_json(config), "inputs": inputs}
+
+
+def check_about(config: TrainConfig, inputs: dict[str, str], theirs: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another run.
+
+    Args:
+      config: the run.
+      inputs: what it reads.
+      theirs: what the checkpoint carries, as `about_run` made it.
+
+    Raises:
+      UserError: names what is different.
+    """
+    where = checkpoint_dir(config)
+    _check_config(config, theirs["config"], where)
+    _compare_inputs(inputs, theirs["inputs"], where)
 
 
 def _may_write(folder: Path) -> bool:
@@ -129,18 +113,37 @@ def check_inputs(config: TrainConfig, inputs: dict[str, str]) -> None:
       UserError: names what has changed.
     """
     path = config.workdir / INPUTS
-    started = any(checkpoint_dir(config).glob("[0-9]*"))
+    started = _started(config)
     try:
         theirs = json.loads(path.read_text()) if started and path.exists() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"cannot use --workdir {config.workdir}: {error}") from error
-    changed = [name for name in inputs if theirs.get(name, inputs[name]) != inputs[name]]
+    _compare_inputs(inputs, theirs, config.workdir)
+
+
+def _compare_inputs(ours: dict[str, str], theirs: dict[str, str], where: os.PathLike) -> None:
+    changed = [name for name in ours if theirs.get(name, ours[name]) != ours[name]]
     if changed:
         raise UserError(
-            f"{config.workdir} was trained with another {' and '.join(changed)}: weights, "
-            "pictures, captions or their cache have changed since; put them back, or give another "
-            "--workdir"
+            f"{where} was trained with another {' and '.join(changed)}: weights, pictures, "
+            "captions or their cache have changed since; put them back, or give another --workdir"
         )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written within goes to `path`; say so where it cannot be.
+
+    Raises:
+      UserError: the disk is full, or something is in the way.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}; training stopped. Make room, "
+            "and run the command again"
+        ) from error
 
 
 def write_config(config: TrainConfig, inputs: dict[str, str]) -> None:
@@ -148,48 +151,6 @@ def write_config(config: TrainConfig, inputs: dict[str, str]) -> None:
     for name, content in (("config.json", to_json(config)), (INPUTS, inputs)):
         path = config.workdir / name
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
-
-
-def _current(theirs: dict) -> dict:
-    """A config as an older version wrote it, with the loss's options in their present place."""
-    objective = theirs.get("objective")
-    if not isinstance(objective, dict) or objective.get("type") != "DiffusionObjective":
-        return theirs
-    names = [field.name for field in dataclasses.fields(LossConfig) if field.name in objective]
-    loss = {"type": "LossConfig", **{name: objective[name] for name in names}}
-    return {**theirs, "objective": {"loss": loss, **objective}}
-
-
-def _fixed_by_schedule(config: TrainConfig) -> set[str]:
-    """A decaying learning rate depends on the last step, so that one must stay too."""
-    return set() if config.optimizer.schedule == "constant" else {"num_steps"}
-
-
-def differences(theirs: dict, ours: Any, fixed: set[str], prefix: str = "") -> list[str]:
-    """Dotted names of the fields that differ and are not free, with both values.
-
-    A field that `theirs` lacks, since an older version wrote it, counts as its default.
-    """
-    if theirs.get("type") != type(ours).__name__:
-        name = prefix.rstrip(".") or "config"
-        return [f"{name}: {theirs.get('type')} there, {type(ours).__name__} here"]
-    found = []
-    for field in dataclasses.fields(ours):
-        name, value = prefix + field.name, getattr(ours, field.name)
-        if name in FREE_FIELDS - fixed:
-            continue
-        if dataclasses.is_dataclass(value) and isinstance(theirs.get(field.name), dict):
-            found += differences(theirs[field.name], value, fixed, f"{name}.")
-            continue
-        their = theirs.get(field.name, to_json(_default(field)))
-        if their != to_json(value):
-            found.append(f"{name}: {their!r} there, {to_json(value)!r} here")
-    return found
-
-
-def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
+        with writing(path):
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.replace(path)

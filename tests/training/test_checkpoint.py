@@ -1,15 +1,20 @@
 """Checkpoints of a small state: on other devices, damaged in every way, on a full disk."""
 
+import json
 import resource
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.errors import UserError
-from jaxdiff.training.checkpoint import Checkpoints, checksums
+from jaxdiff.training import checkpoint
+from jaxdiff.training.checkpoint import Checkpoints
+from jaxdiff.training.checksums import checksums
 from jaxdiff.training.sharding import abstract
 
 HOST = {
@@ -79,7 +84,16 @@ DAMAGES = {
     "cut off": lambda step: _data_file(step).write_bytes(_data_file(step).read_bytes()[:1000]),
     "a file missing": lambda step: _data_file(step).unlink(),
     "no position": lambda step: (step / "data" / "metadata").write_text("{"),
+    "another position": lambda step: _record(step, examples=24),
+    "no checksum of the record": lambda step: _record(step, without={"crc"}),
 }
+
+
+def _record(step, without=frozenset(), **changes):
+    """Change what a checkpoint says of itself."""
+    path = step / "data" / "metadata"
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: record[key] for key in record.keys() - without}))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -96,6 +110,63 @@ def test_damage_is_named_and_passed_over(damage, saved, caplog):
     if "flipped" in damage:
         assert "w are not what was saved" in caplog.text
     assert (directory / "2.damaged2").is_dir() and (directory / "3.damaged").is_dir()
+
+
+def test_any_bit_of_the_record_counts(saved):
+    path = epath.Path(saved[0]) / "2" / "data" / "metadata"
+    content = path.read_bytes()
+    for number in range(0, 8 * len(content), 5):
+        flipped = bytearray(content)
+        flipped[number // 8] ^= 1 << number % 8
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(ValueError):
+            checkpoint._read_record(path)
+
+
+@pytest.mark.parametrize("lacks", [{"about", "crc"}, {"about", "crc", "checksums"}])
+def test_a_record_of_an_older_version_is_understood(lacks, saved, caplog):
+    directory, wanted = saved
+    _record(directory / "2", without=lacks)
+    restored = Checkpoints(directory, keep=3).restore(wanted)
+    assert (restored.step, restored.examples) == (2, 16) and not caplog.text
+
+
+def test_a_checkpoint_says_what_run_it_is_of(saved):
+    directory, wanted = saved
+
+    def check(about):
+        if about != {"seed": 0}:
+            raise UserError(f"of another run: {about}")
+
+    mine = Checkpoints(directory, 3, {"seed": 1}, check)
+    assert mine.restore(wanted).step == 2  # which say nothing
+    mine.save(3, _state(_places(8, "fsdp")), examples=24)
+    mine.close()
+    with pytest.raises(UserError, match="of another run: {'seed': 1}"):
+        Checkpoints(directory, 3, {"seed": 0}, check).restore({"of": wanted["w"]})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        ConnectionResetError("connection reset"),
+        MemoryError("16 GB"),
+        ValueError("PERMISSION_DENIED: Error opening kvstore"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 16 GB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_in_the_way_is_no_damage(error, saved, monkeypatch):
+    directory, wanted = saved
+
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointHandler, "restore", fail)
+    with pytest.raises(UserError, match=r"(?i)/2 cannot be read: .*(permi|conn|16 GB)"):
+        Checkpoints(directory, keep=3).restore(wanted)
+    assert {path.name for path in directory.iterdir()} == {"1", "2"}
 
 
 def test_where_every_checkpoint_is_damaged_none_is_touched(saved):
@@ -122,6 +193,11 @@ def test_a_full_disk_stops_saving_and_keeps_the_last_good_one(saved, no_room):
     with pytest.raises(UserError, match=r"checkpoint 3 .*File too large.*good checkpoint: .*/2\. "):
         checkpoints.save(3, _state(_places(8, "fsdp")), examples=24)
         checkpoints.finish()
+    with pytest.raises(UserError, match="checkpoint 4 cannot be written"):
+        checkpoints.save(4, _state(_places(8, "fsdp")), examples=32)
+        for _ in range(600):  # what the loop does when it logs
+            checkpoints.check_writing()
+            time.sleep(0.1)
     no_room()
     again = Checkpoints(directory, keep=1)
     assert again.restore(wanted).step == 2

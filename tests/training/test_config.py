@@ -17,7 +17,8 @@ from jaxdiff.training.config import (
     PriorConfig,
     TextualInversionMethod,
 )
-from jaxdiff.training.workdir import check_workdir, differences, to_json
+from jaxdiff.training.config_json import differences, to_json
+from jaxdiff.training.workdir import check_workdir
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from jaxdiff.convert import NoiseConfig
 from jaxdiff.errors import UserError
-from jaxdiff.training.config import ControlNetMethod, TextualInversionMethod
+from jaxdiff.training.config import ControlNetMethod, ScratchMethod, TextualInversionMethod
 from jaxdiff.training.export import check_export
 
 
@@ -35,3 +36,10 @@ def test_a_file_may_be_replaced_and_its_folder_missing(finetune_run, tmp_path):
         for name in ("old.safetensors", "new/x.safetensors"):
             check_export(replace(run, export=tmp_path / name))
     assert not (tmp_path / "new").exists()
+
+
+def test_noise_that_no_model_directory_can_hold_is_refused_before_training(finetune_run, tmp_path):
+    method = ScratchMethod(noise=NoiseConfig(shift=2.0))
+    objective = replace(finetune_run.objective, method=method)
+    with pytest.raises(UserError, match="has no scheduler_config.json"):
+        check_export(replace(finetune_run, objective=objective, export=tmp_path / "out"))

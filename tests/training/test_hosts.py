@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from jaxdiff.errors import UserError
-from jaxdiff.training.hosts import Hosts, split_flags
+from jaxdiff.training import hosts
+from jaxdiff.training.hosts import Hosts, connect, split_flags
+from jaxdiff.training.options import MeshConfig
 
 ROOT = Path(__file__).parents[2]
 POD = ROOT / "tests" / "support" / "pod.py"
@@ -41,6 +43,34 @@ def test_flags_of_hosts_are_taken_from_the_command_line():
 def test_flags_that_say_half_of_it_are_refused(flags, said):
     with pytest.raises(UserError, match=said):
         split_flags(flags.split())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("SLURM_JOB_ID"),
+        TypeError("process_id must be a nonnegative int"),
+        OSError("no service account:\n/var/run/secrets"),
+        RuntimeError("deadline exceeded"),
+        ValueError("process_id and num_processes must be nonnegative"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_cluster_that_cannot_be_asked_is_one_line_of_advice(error, monkeypatch):
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match=rf"\({type(error).__name__}: .*--num-processes 1 to run"):
+        connect(Hosts())
+
+
+def test_where_no_cluster_answers_a_process_runs_alone(monkeypatch):
+    def no_cluster(*arguments, **named):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", no_cluster)
+    connect(Hosts())
 
 
 def _port():
@@ -94,10 +124,13 @@ from jaxdiff.cli import exit_code
 from jaxdiff.training import hosts
 what = sys.argv.pop(1)
 flags, _ = hosts.split_flags(sys.argv[1:])
-hosts.connect(flags)
+hosts.connect(flags, stops_together=what != "terminate")
 import jax
 me = jax.process_index()
 def run():
+    while what == "terminate":
+        print("alive", flush=True)
+        time.sleep(0.2)
     if what == "disagree":
         hosts.require_agreement({"seed": 0, "optimizer.learning_rate": 0.1 * min(me, 1)})
     while what == "die":
@@ -127,6 +160,15 @@ def test_a_process_that_fails_stops_the_others_within_a_minute():
     assert "process 0 stops" in said or "another task died" in said
 
 
+def test_sigterm_ends_what_does_not_train():
+    processes = _start(lambda _: ["-c", _TALK, "terminate"], 2, 1)
+    assert processes[1].stdout.readline() == "alive\n"
+    processes[1].terminate()
+    assert processes[1].wait(timeout=60) == -signal.SIGTERM
+    processes[0].kill()
+    _ends(processes)
+
+
 def _run(config, tmp_path, processes, devices):
     """Start a run; its work directory has its name."""
     name = f"p{processes}"
@@ -140,9 +182,17 @@ def _losses(workdir):
     return np.array([json.loads(line)["loss"] for line in lines])
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_compute_what_one_with_all_devices_does(processes, toy_run, tmp_path):
-    config = replace(toy_run, num_steps=20, checkpoint_every=10)
+@pytest.mark.parametrize(
+    ("processes", "how"),
+    [
+        (2, {}),
+        pytest.param(2, {"parallel": "pmap"}, marks=pytest.mark.slow),
+        pytest.param(4, {}, marks=pytest.mark.slow),
+    ],
+    ids=["2", "2-pmap", "4"],
+)
+def test_processes_compute_what_one_with_all_devices_does(processes, how, toy_run, tmp_path):
+    config = replace(toy_run, num_steps=20, checkpoint_every=10, **how)
     alone = _ends(_run(config, tmp_path, 1, 2 * processes))
     together = _ends(_run(config, tmp_path, processes, 2))
     assert [code for code, _ in alone + together] == [0] * (1 + processes), together
@@ -162,13 +212,59 @@ def test_processes_compute_what_one_with_all_devices_does(processes, toy_run, tm
 
 
 @pytest.mark.slow
+def test_damage_that_one_process_meets_is_passed_over_by_all(toy_run, tmp_path):
+    config = replace(toy_run, num_steps=4, checkpoint_every=2, mesh=MeshConfig(data=1, fsdp=-1))
+    ends = _ends(_run(config, tmp_path, 2, 1))
+    assert [code for code, _ in ends] == [0, 0], ends
+    newest = tmp_path / "p2" / "checkpoints" / "4" / "state"
+    files = [file for file in (newest / "ocdbt.process_1" / "d").iterdir() if file.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[:10])
+    ends = _ends(_run(config, tmp_path, 2, 1))
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "checkpoint 4 is damaged, trying an older one: another process" in ends[0][1]
+    assert all("resuming at step 2" in said for _, said in ends)
+
+
+@pytest.mark.slow
+def test_train_py_names_options_that_processes_disagree_about(tmp_path):
+    def command(number):
+        options = ["--workdir", tmp_path / "run", "--optimizer.learning-rate", f"0.{number + 1}"]
+        return [ROOT / "train.py", "tiny", *map(str, options)]
+
+    for code, said in _ends(_start(command, 2, 1)):
+        assert code == 2
+        assert "process 1 has optimizer.learning_rate=0.2, process 0 0.1" in said
+        assert "compiling" not in said and "step 1" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def _wait_for_steps(processes, tmp_path, count):
+    metrics = tmp_path / "p2" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert processes[0].poll() is None
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_stops_the_others_within_a_minute(toy_run, tmp_path):
+    config = replace(toy_run, num_steps=100_000, checkpoint_every=50_000, log_every=10)
+    processes = _run(config, tmp_path, 2, 1)
+    _wait_for_steps(processes, tmp_path, 3)
+    begin = time.monotonic()
+    processes[1].kill()
+    (code, said), (killed, _) = _ends(processes)
+    assert time.monotonic() - begin < 60
+    assert killed == -signal.SIGKILL and code != 0
+    assert "process 0 stops" in said or "another task died" in said, said
+
+
+@pytest.mark.slow
 def test_sigterm_of_one_process_saves_and_ends_all(toy_run, tmp_path):
     config = replace(toy_run, num_steps=100_000, checkpoint_every=50_000, log_every=10)
     processes = _run(config, tmp_path, 2, 1)
-    metrics = tmp_path / "p2" / "metrics.jsonl"
-    while not metrics.exists() or metrics.read_text().count("\n") < 3:
-        assert processes[0].poll() is None
-        time.sleep(0.1)
+    _wait_for_steps(processes, tmp_path, 3)
     processes[1].send_signal(signal.SIGTERM)
     ends = _ends(processes)
     assert [code for code, _ in ends] == [0, 0], ends

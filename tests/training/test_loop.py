@@ -17,9 +17,9 @@ import pytest
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.errors import UserError
 from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.config_json import to_json
 from jaxdiff.training.loop import NotFiniteError, train
 from jaxdiff.training.step import TrainState
-from jaxdiff.training.workdir import to_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from toy import toy_objective
 
 from jaxdiff.errors import UserError
 from jaxdiff.models import attention
 from jaxdiff.training import loop
 from jaxdiff.training.blueprint import with_unet_options
 from jaxdiff.training.metrics import MetricsWriter
-from jaxdiff.training.options import MeshConfig
+from jaxdiff.training.options import MeshConfig, PreviewConfig
 from jaxdiff.training.parallel import make_runner
 from jaxdiff.training.sharding import bytes_per_device
 
@@ -100,21 +101,73 @@ def test_a_run_on_eight_devices_goes_on_on_fewer(toy_run, tmp_path, monkeypatch)
 def test_sigterm_saves_and_the_run_goes_on(toy_run, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", logger="jaxdiff")
     whole = loop.train(replace(toy_run, workdir=tmp_path / "whole"))
-    write = MetricsWriter.write
-
-    def preempted(self, step, values):
-        write(self, step, values)
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsWriter, "write", preempted)
+        _preempt_at(4, patch)
         stopped = loop.train(replace(toy_run, export=tmp_path / "out"))
     step = int(stopped.step)
     assert step in (4, 5) and f"step {step} is saved" in caplog.text
     assert (toy_run.workdir / "checkpoints" / str(step)).is_dir()
     assert not (tmp_path / "out").exists()
     _same(whole, loop.train(toy_run))
+
+
+def _preempt_at(stop, monkeypatch):
+    """SIGTERM when step `stop` is logged."""
+    write = MetricsWriter.write
+
+    def preempted(self, step, values):
+        write(self, step, values)
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(MetricsWriter, "write", preempted)
+
+
+@pytest.fixture
+def drawing_run(toy_run, monkeypatch):
+    """A run whose previews are black."""
+
+    def objective(*arguments):
+        black = np.zeros((4, 4, 3), np.uint8)
+        return toy_objective(*arguments)._replace(preview=lambda params: black)
+
+    monkeypatch.setitem(loop.OBJECTIVES, type(toy_run.objective), objective)
+    return toy_run
+
+
+@pytest.mark.parametrize(("stop", "drawn"), [(5, [5, 6]), (6, [6])])
+def test_a_run_that_is_told_to_stop_misses_no_preview(stop, drawn, drawing_run, monkeypatch):
+    config = replace(drawing_run, preview=PreviewConfig(every=stop))
+    with monkeypatch.context() as patch:
+        _preempt_at(stop - 1, patch)
+        assert int(loop.train(config).step) == stop
+    folder = config.workdir / "previews"
+    assert folder.exists() == (stop == config.num_steps)
+    loop.train(config)
+    assert sorted(path.name for path in folder.iterdir()) == [f"{n:08d}.png" for n in drawn]
+
+
+def test_checkpoints_that_outlive_their_work_directory_know_their_run(toy_run, tmp_path):
+    config = replace(toy_run, checkpoints=str(tmp_path / "store"), num_steps=1)
+    loop.train(config)
+    shutil.rmtree(config.workdir)
+    with pytest.raises(UserError, match=r"store belongs to another config \(seed: 0 there, 1 here"):
+        loop.train(replace(config, seed=1))
+    shutil.rmtree(config.workdir)
+    assert int(loop.train(replace(config, num_steps=2)).step) == 2
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "tensorboard", "previews"])
+def test_what_cannot_be_written_is_said_in_one_line(name, drawing_run):
+    config = replace(drawing_run, num_steps=1, preview=PreviewConfig(every=1))
+    in_the_way = config.workdir / name
+    if "." in name:
+        in_the_way.mkdir(parents=True)
+    else:
+        config.workdir.mkdir()
+        in_the_way.write_text("")
+    with pytest.raises(UserError, match=rf"{name}.* cannot be written: .*run the command again"):
+        loop.train(config)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jaxdiff.presets import tiny
 from jaxdiff.training.options import MeshConfig
 from jaxdiff.training.sharding import (
     TENSOR_CUTS,
+    _count_slices,
     axis_sizes,
     bytes_per_device,
     make_mesh,
@@ -75,6 +77,12 @@ def test_what_is_left_goes_where_it_is_asked(asked, devices, found):
 def test_a_mesh_that_does_not_make_up_the_devices_is_refused(asked):
     with pytest.raises(UserError, match=r"mesh.data=.* does not make up 8 devices.* 1, 2, 4, 8"):
         make_mesh(asked)
+
+
+@pytest.mark.parametrize(("platform", "slices"), [("gpu", 1), ("cpu", 1), ("tpu", 4)])
+def test_hosts_are_no_slices(platform, slices):
+    devices = [SimpleNamespace(platform=platform, slice_index=i // 8) for i in range(32)]
+    assert _count_slices(devices) == slices
 
 
 @pytest.mark.parametrize(("data", "fsdp"), [(0, 1), (-1, -1), (1, -2)])

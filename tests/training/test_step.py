@@ -87,6 +87,14 @@ def test_learning_rate_warms_up_and_ends_where_it_should(schedule, halfway, end)
     assert float(rate(110)) == pytest.approx(2 * end, rel=1e-5)
 
 
+def test_a_run_may_begin_or_cease_to_clip():
+    params = {"kernel": jnp.ones((2, 2))}
+    states = [
+        make_optimizer(OptimizerConfig(clip_norm=norm), 10).init(params) for norm in (0.0, 1.0)
+    ]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
 def test_weight_decay_spares_norms_biases_and_embeddings():
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.1, clip_norm=0.0)
     params = {name: jnp.ones((2, 2)) for name in ("kernel", "bias", "scale", "embedding")}

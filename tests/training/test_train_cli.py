@@ -4,6 +4,7 @@ import importlib.util
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from jaxdiff.convert import save_controlnet
 from jaxdiff.models import controlnet_config, parameter_shapes
+from jaxdiff.training import loop
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +23,12 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def alone(script, monkeypatch):
+    """No cluster is asked: a process that has used its devices may not ask one."""
+    monkeypatch.setattr(script, "connect", lambda hosts, **options: None)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +59,13 @@ def script():
         (["lora", "--plan", "cpu:1"], "a plan wants a preset that trains from scratch"),
         (["tiny", "--plan", "cpu:8", "--data.batch-size", "12"], "data.batch_size=12 does not"),
         (["tiny", "--precompute"], "--precompute needs --data.cache"),
-        (["sd15", "--workdir", "{tmp}/w"], "'folder:' names nothing"),
+        (["sd15", "--workdir", "{tmp}/w", "--mesh.fsdp", "1"], "'folder:' names nothing"),
         (["sd15", "--objective.prediction", "v"], "set objective.method.noise.prediction"),
+        (
+            ["tiny", "--workdir", "{tmp}/w", "--checkpoints", "gs://bucket/run"],
+            "pip install gcsfs",
+        ),
+        (["tiny", "--stopped-exit-code", "x"], "invalid int value: 'x'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(script, arguments, message, tmp_path, capsys):
@@ -63,6 +76,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, arguments, message, tmp_p
     (line,) = printed.err.strip().splitlines()
     assert line.startswith("error: ") and message in line
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "flags", "code"), [(3, [], 0), (3, ["--stopped-exit-code", "75"], 75), (9, [], 0)]
+)
+def test_a_run_that_was_told_to_stop_can_say_so(step, flags, code, script, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda config: SimpleNamespace(step=step))
+    arguments = ["tiny", "--num-steps", "9", *flags]
+    if code:
+        with pytest.raises(SystemExit) as leave:
+            script.main(arguments)
+        assert leave.value.code == code
+    else:
+        assert script.main(arguments) == 0
 
 
 @pytest.fixture(scope="module")
