@@ -22,7 +22,6 @@ from jaxdiff.models.autoencoder import from_uint8, to_uint8
 from jaxdiff.rng import named_keys, normal_each
 from jaxdiff.training.config import AutoencoderObjective, TrainConfig
 from jaxdiff.training.objective import Objective, serve, tile
-from jaxdiff.training.sharding import shared_by
 from jaxdiff.training.step import Batch, LossFn, Metrics, Params, StepKeys
 
 SAMPLES = 512  # pictures that the latents are measured on
@@ -101,13 +100,11 @@ def autoencoder_objective(run: TrainConfig, source: Source, workdir: Path) -> Ob
 
     def preview(params: Params) -> np.ndarray:
         shown = samples[:16]
-        with shared_by(params):
-            rebuilt = np.asarray(decode(params, encode(params, shown)))
+        rebuilt = np.asarray(decode(params, encode(params, shown)))
         return tile(np.concatenate([shown, rebuilt]), len(shown))
 
     def export(directory: Path, params: Params, facts: dict) -> None:
-        with shared_by(params):
-            scale = 1 / float(jnp.std(encode(params, samples)))
+        scale = 1 / float(jnp.std(encode(params, samples)))
         save_autoencoder(directory, shape, params, scaling_factor=scale, facts=facts)
 
     batches = serve(source, run.data, lambda captions: {})

@@ -1,7 +1,6 @@
 """What the devices are told to do at a time: a step, or several, and the batches for them."""
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.flops import count_flops
 from jaxdiff.training.metrics import Throughput
 from jaxdiff.training.objective import Objective
 from jaxdiff.training.optimizer import learning_rate
@@ -94,29 +94,17 @@ class Steps:
         shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
         if shapes not in self._compiled:
             begin = time.perf_counter()
-            run = self._runner.jit(self._run, state)
-            lowered = run.lower(state, frozen, batch, key)
-            flops = _flops(lowered, self._config)
-            log.info("compiling a step of %.1f GFLOP", flops / 1e9)
+            run, given = self._runner.jit(self._run, state), (state, frozen, batch, key)
+            flops = count_flops(jax.make_jaxpr(run)(*given))
+            log.info("compiling %d step(s) of %.1f GFLOP", steps, flops / steps / 1e9)
             # What pmap lowers to is no longer called with the arrays of one process of several.
             pmap = self._config.parallel == "pmap"
-            self._compiled[shapes] = run if pmap else lowered.compile(), flops
+            self._compiled[shapes] = run if pmap else run.lower(*given).compile(), flops
             self._throughput.leave_out(time.perf_counter() - begin)
         compiled, flops = self._compiled[shapes]
-        self._throughput.count(flops * steps)
+        self._throughput.count(flops)
         if len(self._flying) == _AHEAD:
             jax.block_until_ready(self._flying[0])
         state, metrics = compiled(state, frozen, batch, key)
         self._flying.append(metrics)
         return state, metrics
-
-
-def _flops(lowered: jax.stages.Lowered, config: TrainConfig) -> float:
-    """Floating-point operations of a step over all devices.
-
-    The compiler's count sees a scan's body once, and under pmap one device's part.
-    """
-    cost = lowered.cost_analysis() or {}
-    per_part = config.optimizer.accumulate
-    parts = jax.device_count() if config.parallel == "pmap" else 1
-    return cost.get("flops", math.nan) * per_part * parts

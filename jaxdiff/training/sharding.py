@@ -15,7 +15,6 @@ The optimizer's moments and the average bear the names of their parameters, so t
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxdiff import target
 from jaxdiff.errors import UserError
 from jaxdiff.training.options import MeshConfig
 
@@ -149,12 +147,6 @@ def place(tree: PyTree, places: PyTree[NamedSharding]) -> PyTree[jax.Array]:
         return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
 
     return jax.tree.map(put, tree, places)
-
-
-def shared_by(tree: PyTree[jax.Array]) -> AbstractContextManager:
-    """Within this context, functions are traced for the devices that a tree of arrays lies on."""
-    mesh = getattr(jax.tree.leaves(tree)[0].sharding, "mesh", None)
-    return nullcontext() if mesh is None else target.cut_over(mesh)
 
 
 def bytes_per_device(tree: PyTree) -> int:
