@@ -36,6 +36,7 @@ from jaxdiff.training.traced import abstract_state  # noqa: E402
 
 FSDP = 16  # devices that share the state; what is left of the chips is data-parallel
 MESHES = {"data": lambda n: MeshConfig(n, 1), "fsdp": lambda n: MeshConfig(-1, min(FSDP, n))}
+KINDS = tuple(kind for kind, chip in CHIPS.items() if chip.platform == "tpu")  # of 8 to 256 chips
 COLOURS = {"data": (200, 60, 40), "fsdp": (40, 90, 200)}
 
 
@@ -121,7 +122,7 @@ def main() -> None:
     """Print the table; write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", choices=sorted(PRESETS))
-    parser.add_argument("--kind", default="v5e", choices=sorted(CHIPS))
+    parser.add_argument("--kind", default="v5e", choices=KINDS)
     parser.add_argument("--rows", type=int, default=8, help="examples on a chip")
     parser.add_argument("--compile", action="store_true", help="compile every plan")
     parser.add_argument("--out", type=Path, help="a PNG file")

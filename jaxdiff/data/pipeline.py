@@ -85,6 +85,10 @@ def make_batches(
         prefetch_buffer_size=config.prefetch if config.num_threads else 0,
     )
     batches = grain.MapDataset.source(maker).to_iter_dataset(options)
+    if config.workers:  # in turn: worker w of W makes batches w, w + W, ...
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=config.prefetch)
+        )
     return Batches(iter(batches), start, config.batch_size)
 
 

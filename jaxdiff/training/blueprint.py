@@ -1,4 +1,4 @@
-"""What a run trains, by shapes alone: nothing is read, allocated or computed.
+"""What a run trains, by shapes alone: nothing is computed, and of files only an autoencoder read.
 
 Axis legend: B examples of a batch, R pixels of a side, T tokens, h w latent pixels.
 """
@@ -33,11 +33,11 @@ from jaxdiff.training.config import (
 )
 from jaxdiff.training.diffusion import Networks, latent_diffusion_loss, start_networks
 from jaxdiff.training.finetune import finetune_loss
+from jaxdiff.training.latents import ENCODER
 from jaxdiff.training.methods import scratch
 from jaxdiff.training.step import LossFn, Params
 
 SIZES = 6  # numbers of a picture's size conditioning
-ENCODER = ("encoder", "quant_conv")  # what of the autoencoder a step needs
 
 
 class Blueprint(NamedTuple):
@@ -78,6 +78,11 @@ def with_unet_options(run: TrainConfig, **options: Any) -> TrainConfig:
         unet = dataclasses.replace(objective.unet, **options)
         objective = dataclasses.replace(objective, unet=unet)
     return dataclasses.replace(run, objective=objective)
+
+
+def has_unet(run: TrainConfig) -> bool:
+    """Whether `with_unet_options` changes anything."""
+    return not isinstance(run.objective, AutoencoderObjective)
 
 
 def recomputes(run: TrainConfig) -> bool:

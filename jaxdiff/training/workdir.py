@@ -34,6 +34,7 @@ FREE_FIELDS = {
     "optimizer.clip_norm",
     "optimizer.accumulate",
     "data.num_threads",
+    "data.workers",
     "data.prefetch",
     "data.memory_mb",
     "data.data_dir",
@@ -48,7 +49,13 @@ FREE_FIELDS = {
 
 
 # What processes of one run may have each of its own: where its data lies, and how it reads it.
-LOCAL_FIELDS = {"data.data_dir", "data.num_threads", "data.prefetch", "data.memory_mb"}
+LOCAL_FIELDS = {
+    "data.data_dir",
+    "data.num_threads",
+    "data.workers",
+    "data.prefetch",
+    "data.memory_mb",
+}
 
 
 def to_json(config: Any) -> Any:
