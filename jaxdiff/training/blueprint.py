@@ -38,6 +38,7 @@ from jaxdiff.training.methods import scratch
 from jaxdiff.training.step import LossFn, Params
 
 SIZES = 6  # numbers of a picture's size conditioning
+HEAD_WIDTH = 64  # of CLIP's text encoders
 
 
 class Blueprint(NamedTuple):
@@ -87,7 +88,16 @@ def has_unet(run: TrainConfig) -> bool:
 
 def recomputes(run: TrainConfig) -> bool:
     """Whether the run's blocks are recomputed in the backward pass."""
-    return getattr(getattr(run.objective, "unet", run.objective), "remat", False)
+    return _unet_option(run, "remat", False)
+
+
+def attends_by(run: TrainConfig) -> str:
+    """The name of the run's attention kernel."""
+    return _unet_option(run, "attention", "auto")
+
+
+def _unet_option(run: TrainConfig, name: str, default: Any) -> Any:
+    return getattr(getattr(run.objective, "unet", run.objective), name, default)
 
 
 def _rows(count: int, row: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -150,17 +160,19 @@ def _towers(unet: UNetConfig) -> tuple[TextTower, ...]:
     """Text encoders, without parameters, whose states are as wide as a UNet wants them."""
     width = unet.cross_attention_dim
     if unet.addition_embed_type is None:
-        return (TextTower("text_encoder", TextEncoderConfig(hidden_size=width), {}, None),)
+        return (_tower("text_encoder", width),)
     pooled = _pooled_width(unet)
     return (
-        TextTower("text_encoder", TextEncoderConfig(hidden_size=width - pooled), {}, None),
-        TextTower(
-            "text_encoder_2",
-            TextEncoderConfig(hidden_size=pooled, num_attention_heads=20, projection_dim=pooled),
-            {},
-            None,
-        ),
+        _tower("text_encoder", width - pooled),
+        _tower("text_encoder_2", pooled, projection_dim=pooled),
     )
+
+
+def _tower(name: str, width: int, **options: int) -> TextTower:
+    """A text encoder with heads as wide as all published ones have."""
+    heads = width // HEAD_WIDTH
+    config = TextEncoderConfig(hidden_size=width, num_attention_heads=heads, **options)
+    return TextTower(name, config, {}, None)
 
 
 def _pooled_width(unet: UNetConfig) -> int:
