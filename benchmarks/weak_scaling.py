@@ -4,7 +4,9 @@
 
 Weak scaling: every chip has the same number of examples. The table has, for data-parallel and FSDP,
 the bytes that a chip sends in a step and the least times of eq. (1) of `jaxdiff.training.plan`, by
-estimate or, with --compile, read from the compiled step. The picture has bytes over chips.
+estimate or, with --compile, read from the compiled step; and the examples on a chip below which the
+links would take longer than computing: their time does not depend on the examples, but for those
+that are micro-batches. The picture has bytes over chips.
 """
 
 import argparse
@@ -66,16 +68,18 @@ def plans(run: TrainConfig, kind: str, rows: int, *, compiled: bool) -> dict[str
 def table(found: dict[str, list[Plan]]) -> str:
     """A line per mesh and topology."""
     head = "mesh  topology     chips  a chip sends   compute   memory    links     binds"
-    lines = [f"{head:<80} its memory"]
+    lines = [f"{head:<76} links bind below  its memory"]
     for label, row in found.items():
         for plan in row:
             times, fill = plan.times, plan.total / plan.topology.memory
             cells = " ".join(f"{1e3 * seconds:6.1f} ms" for seconds in times.values())
             binds = max(times, key=times.get)
+            least = plan.rows * times["interconnect"] / times["compute"]
             place = f"{label:<5} {plan.topology.name:<12} {plan.topology.count:5d}"
             verdict = "" if plan.fits else " does not fit"
             lines.append(
-                f"{place} {sent(plan):10.3f} GB  {cells}  {binds:<12} {fill:6.0%}{verdict}"
+                f"{place} {sent(plan):10.3f} GB  {cells}  {binds:<12} "
+                f"{least:4.1f} a chip {fill:12.0%}{verdict}"
             )
     return "\n".join(lines)
 
@@ -104,6 +108,7 @@ def picture(found: dict[str, list[Plan]], title: str) -> Image.Image:
     for count in counts:
         x, y = place(count, 0.0)
         draw.text((x - 8, y + 8), str(count), "black")
+    draw.text((width - margin + 8, height - margin + 8), "chips", "black")
     for share in range(5):
         value = top * share / 4
         (left, y), (right, _) = place(counts[0], value), place(counts[-1], value)

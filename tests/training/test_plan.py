@@ -13,6 +13,7 @@ from jaxdiff.training import dispatch, loop
 from jaxdiff.training.blueprint import blueprint, with_unet_options
 from jaxdiff.training.chips import parse_topology
 from jaxdiff.training.options import MeshConfig, OptimizerConfig
+from jaxdiff.training.plan import Plan
 from jaxdiff.training.plan_batches import command, recommend, sweep, table
 from jaxdiff.training.plan_compile import make_plan, traffic
 from jaxdiff.training.plan_report import render
@@ -149,8 +150,20 @@ def test_devices_at_a_switch_have_all_of_it():
     assert box.count == 8 and box.rate(2) == box.rate(8) == box.chip.link_rate
 
 
-def test_micro_batches_repeat_all_but_the_optimizer(diffusion_run):
-    plan = replace(make_plan(diffusion_run, "cpu:8", "none"), state=100.0, gradients=10.0)
+def test_micro_batches_repeat_all_but_the_optimizer(autoencoder_config):
+    plan = Plan(
+        run=autoencoder_config,
+        topology=parse_topology("cpu:8"),
+        mesh={},
+        parameters=0,
+        state=100.0,
+        gradients=10.0,
+        collectives=(),
+        source="",
+        **dict.fromkeys(
+            ("model_flops", "flops", "inputs", "saved", "temporaries", "code", "traffic"), 0.0
+        ),
+    )
     several = replace(plan, run=replace(plan.run, optimizer=OptimizerConfig(accumulate=4)))
     assert traffic(250.0, plan) == 250 and traffic(250.0, several) == 220 + 4 * 30
     assert traffic(90.0, several) == 90
@@ -163,7 +176,7 @@ def test_a_mesh_or_batch_that_does_not_divide_is_named(diffusion_run):
     with pytest.raises(UserError, match="data.batch_size=12 does not divide"):
         make_plan(odd, "cpu:8")
     with pytest.raises(UserError, match="leave --steps-per-dispatch out"):
-        make_plan(replace(diffusion_run, steps_per_dispatch=3, checkpoint_every=3), "cpu:8")
+        make_plan(replace(diffusion_run, steps_per_dispatch=3, log_every=3), "cpu:8")
     with pytest.raises(UserError, match="trains from scratch"):
         make_plan(PRESETS["lora"][1], "cpu:1")
 
