@@ -4,7 +4,9 @@
 
 Weak scaling: every chip has the same number of examples. The table has, for data-parallel and FSDP,
 the bytes that a chip sends in a step and the least times of eq. (1) of `jaxdiff.training.plan`, by
-estimate or, with --compile, read from the compiled step. The picture has bytes over chips.
+estimate or, with --compile, read from the compiled step; and the examples on a chip below which the
+links would take longer than computing: their time does not depend on the examples, but for those
+that are micro-batches. The picture has bytes over chips.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from jaxdiff.training.traced import abstract_state  # noqa: E402
 
 FSDP = 16  # devices that share the state; what is left of the chips is data-parallel
 MESHES = {"data": lambda n: MeshConfig(n, 1), "fsdp": lambda n: MeshConfig(-1, min(FSDP, n))}
+KINDS = tuple(kind for kind, chip in CHIPS.items() if chip.platform == "tpu")  # of 8 to 256 chips
 COLOURS = {"data": (200, 60, 40), "fsdp": (40, 90, 200)}
 
 
@@ -65,16 +68,18 @@ def plans(run: TrainConfig, kind: str, rows: int, *, compiled: bool) -> dict[str
 def table(found: dict[str, list[Plan]]) -> str:
     """A line per mesh and topology."""
     head = "mesh  topology     chips  a chip sends   compute   memory    links     binds"
-    lines = [f"{head:<80} its memory"]
+    lines = [f"{head:<76} links bind below  its memory"]
     for label, row in found.items():
         for plan in row:
             times, fill = plan.times, plan.total / plan.topology.memory
             cells = " ".join(f"{1e3 * seconds:6.1f} ms" for seconds in times.values())
             binds = max(times, key=times.get)
+            least = plan.rows * times["interconnect"] / times["compute"]
             place = f"{label:<5} {plan.topology.name:<12} {plan.topology.count:5d}"
             verdict = "" if plan.fits else " does not fit"
             lines.append(
-                f"{place} {sent(plan):10.3f} GB  {cells}  {binds:<12} {fill:6.0%}{verdict}"
+                f"{place} {sent(plan):10.3f} GB  {cells}  {binds:<12} "
+                f"{least:4.1f} a chip {fill:12.0%}{verdict}"
             )
     return "\n".join(lines)
 
@@ -103,6 +108,7 @@ def picture(found: dict[str, list[Plan]], title: str) -> Image.Image:
     for count in counts:
         x, y = place(count, 0.0)
         draw.text((x - 8, y + 8), str(count), "black")
+    draw.text((width - margin + 8, height - margin + 8), "chips", "black")
     for share in range(5):
         value = top * share / 4
         (left, y), (right, _) = place(counts[0], value), place(counts[-1], value)
@@ -121,7 +127,7 @@ def main() -> None:
     """Print the table; write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", choices=sorted(PRESETS))
-    parser.add_argument("--kind", default="v5e", choices=sorted(CHIPS))
+    parser.add_argument("--kind", default="v5e", choices=KINDS)
     parser.add_argument("--rows", type=int, default=8, help="examples on a chip")
     parser.add_argument("--compile", action="store_true", help="compile every plan")
     parser.add_argument("--out", type=Path, help="a PNG file")

@@ -25,6 +25,7 @@ DEVICE_FLAG = "--xla_force_host_platform_device_count"
 _NO_ACCELERATOR = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a plan beside another: no chip can be in use by both
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",

@@ -10,6 +10,7 @@ _LEAST = {
     "prefetch": 1,
     "memory_mb": 0,
     "num_threads": 0,
+    "workers": 0,
     "seed": 0,
     "bucket_step": 0,
     "max_aspect": 1,
@@ -59,8 +60,11 @@ class DataConfig:
     """Hold the decoded pictures in memory if they fit in so many megabytes; 0: never."""
     num_threads: int = 0
     """Threads that prepare batches ahead; 0: in the training thread, best for data in memory."""
+    workers: int = 0
+    """Further processes that prepare the same batches ahead, where threads hold each other up; each
+    has a copy of what the source holds in memory, and num_threads of its own."""
     prefetch: int = 2
-    """Batches prepared ahead where num_threads is above 0."""
+    """Batches prepared ahead by threads, and by each worker."""
     data_dir: str = ""
     """Where TFDS data sets lie; empty: $JAXDIFF_DATA_DIR or ~/.cache/jaxdiff/tfds."""
 
@@ -74,6 +78,10 @@ class DataConfig:
         for field in ("caption_dropout", "loosen_captions"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"data.{field} must be in [0, 1], not {getattr(self, field)}")
+        if self.workers and self.cache:
+            raise UserError(
+                "data.workers decode pictures, which data.cache spares; leave one of them out"
+            )
         if "{name}" not in self.label_template:
             raise UserError(f"data.label_template must hold {{name}}: {self.label_template!r}")
         if self.bucket_step and self.resolution % self.bucket_step:

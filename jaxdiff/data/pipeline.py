@@ -73,6 +73,7 @@ def make_batches(
       UserError: the batch size is not a multiple of the process count.
     """
     import grain
+    from absl import flags
 
     if config.batch_size % process_count:
         raise UserError(
@@ -85,6 +86,12 @@ def make_batches(
         prefetch_buffer_size=config.prefetch if config.num_threads else 0,
     )
     batches = grain.MapDataset.source(maker).to_iter_dataset(options)
+    if config.workers:  # in turn: worker w of W makes batches w, w + W, ...
+        if not flags.FLAGS.is_parsed():  # grain asks for its own
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(config.workers, per_worker_buffer_size=config.prefetch)
+        )
     return Batches(iter(batches), start, config.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""What a run trains, by shapes alone: nothing is read, allocated or computed.
+"""What a run trains, by shapes alone: nothing is computed, and of files only an autoencoder read.
 
 Axis legend: B examples of a batch, R pixels of a side, T tokens, h w latent pixels.
 """
@@ -33,11 +33,12 @@ from jaxdiff.training.config import (
 )
 from jaxdiff.training.diffusion import Networks, latent_diffusion_loss, start_networks
 from jaxdiff.training.finetune import finetune_loss
+from jaxdiff.training.latents import ENCODER
 from jaxdiff.training.methods import scratch
 from jaxdiff.training.step import LossFn, Params
 
 SIZES = 6  # numbers of a picture's size conditioning
-ENCODER = ("encoder", "quant_conv")  # what of the autoencoder a step needs
+HEAD_WIDTH = 64  # of CLIP's text encoders
 
 
 class Blueprint(NamedTuple):
@@ -80,9 +81,23 @@ def with_unet_options(run: TrainConfig, **options: Any) -> TrainConfig:
     return dataclasses.replace(run, objective=objective)
 
 
+def has_unet(run: TrainConfig) -> bool:
+    """Whether `with_unet_options` changes anything."""
+    return not isinstance(run.objective, AutoencoderObjective)
+
+
 def recomputes(run: TrainConfig) -> bool:
     """Whether the run's blocks are recomputed in the backward pass."""
-    return getattr(getattr(run.objective, "unet", run.objective), "remat", False)
+    return _unet_option(run, "remat", False)
+
+
+def attends_by(run: TrainConfig) -> str:
+    """The name of the run's attention kernel."""
+    return _unet_option(run, "attention", "auto")
+
+
+def _unet_option(run: TrainConfig, name: str, default: Any) -> Any:
+    return getattr(getattr(run.objective, "unet", run.objective), name, default)
 
 
 def _rows(count: int, row: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -145,17 +160,19 @@ def _towers(unet: UNetConfig) -> tuple[TextTower, ...]:
     """Text encoders, without parameters, whose states are as wide as a UNet wants them."""
     width = unet.cross_attention_dim
     if unet.addition_embed_type is None:
-        return (TextTower("text_encoder", TextEncoderConfig(hidden_size=width), {}, None),)
+        return (_tower("text_encoder", width),)
     pooled = _pooled_width(unet)
     return (
-        TextTower("text_encoder", TextEncoderConfig(hidden_size=width - pooled), {}, None),
-        TextTower(
-            "text_encoder_2",
-            TextEncoderConfig(hidden_size=pooled, num_attention_heads=20, projection_dim=pooled),
-            {},
-            None,
-        ),
+        _tower("text_encoder", width - pooled),
+        _tower("text_encoder_2", pooled, projection_dim=pooled),
     )
+
+
+def _tower(name: str, width: int, **options: int) -> TextTower:
+    """A text encoder with heads as wide as all published ones have."""
+    heads = width // HEAD_WIDTH
+    config = TextEncoderConfig(hidden_size=width, num_attention_heads=heads, **options)
+    return TextTower(name, config, {}, None)
 
 
 def _pooled_width(unet: UNetConfig) -> int:

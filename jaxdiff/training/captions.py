@@ -46,12 +46,13 @@ def caption_data(run: TrainConfig, trained: Trained, sources: Sequence[Source]) 
       UserError: the text encoders take texts of different lengths.
     """
     towers = trained.model.text
-    lengths = {tower.tokenizer.max_length for tower in towers}
+    tokenizers = [tower.tokenizer for tower in towers]  # all that `read` takes to other processes
+    lengths = {tokenizer.max_length for tokenizer in tokenizers}
     if len(lengths) > 1:
         raise UserError(f"the model's tokenizers have different lengths: {sorted(lengths)}")
 
     def ids(captions: Sequence[str]) -> Int[np.ndarray, "b N T"]:
-        return np.stack([tower.tokenizer(list(captions)) for tower in towers], axis=1)
+        return np.stack([tokenizer(list(captions)) for tokenizer in tokenizers], axis=1)
 
     if not run.data.cache or trained.trains_text:
         return CaptionData(lambda captions: {"tokens": ids(captions)}, False, {})

@@ -1,16 +1,15 @@
 """What a plan knows of hardware: a table of chips, and the topologies that there are of each.
 
 Sources, per chip: TPUs docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} (peak in bfloat16, HBM
-bandwidth, "bidirectional inter-chip interconnect bandwidth", of which half goes each way, and the
-slices on offer); their memory is what libtpu 0.0.42.1 says is available when a program is too large
-for it. GPUs: NVIDIA's data sheets of the SXM cards, dense bfloat16, NVLink each way. The row "cpu"
-is one core of the machine at hand, by what docs/performance.md measures: of use for memory and
-collectives, a rough guide to time.
+bandwidth, slices on offer; "bidirectional inter-chip interconnect bandwidth", half of it each way,
+over the chip's 4 or 6 links; v4's links from Jouppi et al. 2023, table 4); their memory is what
+libtpu 0.0.42.1 says is available when a program is too large for it. GPUs: NVIDIA's data sheets of
+the SXM cards, dense bfloat16, NVLink each way. The row "cpu" is one core of the machine at hand, by
+what docs/performance.md measures: of use for memory and collectives, a rough guide to time.
 """
 
 import math
 import os
-import re
 from dataclasses import dataclass
 
 from jaxdiff.errors import UserError, choose
@@ -32,11 +31,11 @@ class Chip:
     memory_rate: float
     """Bytes/s between memory and chip."""
     link_rate: float
-    """Bytes/s that all its links bring in together, and as many out."""
+    """Bytes/s each way: of one link between neighbours, or of all where there is a switch."""
     topologies: tuple[str, ...]
     """Shapes on offer."""
     ring: int = 0
-    """Links close to a ring along an axis that is a multiple of this; 0: no torus."""
+    """Links close to rings where axes are multiples of this; 0: no neighbours but a switch."""
 
 
 def _peak(kind: str) -> float:
@@ -49,10 +48,10 @@ _SOLID_LARGE = (*_SOLID, "8x16x16", "16x16x16", "16x16x24")
 _BOX = ("1", "2", "4", "8")
 
 CHIPS = {
-    "v4": Chip("tpu", 31.75 * GIB, _peak("TPU v4"), 1200e9, 150e9, _SOLID, 4),
-    "v5e": Chip("tpu", 15.75 * GIB, _peak("TPU v5 lite"), 819e9, 200e9, _PLANAR, 16),
-    "v5p": Chip("tpu", 95.74 * GIB, _peak("TPU v5"), 2765e9, 600e9, _SOLID_LARGE, 4),
-    "v6e": Chip("tpu", 31.25 * GIB, _peak("TPU v6 lite"), 1640e9, 400e9, _PLANAR, 16),
+    "v4": Chip("tpu", 31.75 * GIB, _peak("TPU v4"), 1200e9, 50e9, _SOLID, 4),
+    "v5e": Chip("tpu", 15.75 * GIB, _peak("TPU v5 lite"), 819e9, 50e9, _PLANAR, 16),
+    "v5p": Chip("tpu", 95.74 * GIB, _peak("TPU v5"), 2765e9, 100e9, _SOLID_LARGE, 4),
+    "v6e": Chip("tpu", 31.25 * GIB, _peak("TPU v6 lite"), 1640e9, 100e9, _PLANAR, 16),
     "a100": Chip("gpu", 80e9, _peak("NVIDIA A100"), 2039e9, 300e9, _BOX),
     "h100": Chip("gpu", 80e9, _peak("NVIDIA H100"), 3350e9, 450e9, _BOX),
     "h200": Chip("gpu", 141e9, _peak("NVIDIA H200"), 4800e9, 450e9, _BOX),
@@ -70,18 +69,38 @@ class Topology:
     """As the user gave it, "v5e:16x16"."""
     chip: Chip
     """The kind."""
-    count: int
-    """How many."""
+    axes: tuple[int, ...]
+    """How many there are along each axis, the longest first; axes of one are left out."""
     memory: float
     """Bytes that a program can have on each."""
-    link_rate: float
-    """Bytes/s into each chip by collectives over all of them."""
+
+    @property
+    def count(self) -> int:
+        """How many chips."""
+        return math.prod(self.axes)
+
+    def rings(self) -> list[bool]:
+        """Whether the links of each axis close to a ring; of three axes, all of them or none."""
+        closed = [self.chip.ring > 0 and n % self.chip.ring == 0 for n in self.axes]
+        return [all(closed)] * 3 if len(closed) == 3 else closed
+
+    def rate(self, group: int) -> float:
+        """Bytes/s that a collective among `group` devices brings into each of them.
+
+        Two links of every axis that is a ring, one of a line, whose ends have no more. A group is
+        taken to fill the longest axes that divide it, and what is left of it to be a line.
+        """
+        if not self.chip.ring:
+            return self.chip.link_rate
+        links = 0
+        for n, ring in zip(self.axes, self.rings(), strict=True):
+            if group % n == 0:
+                links, group = links + 1 + ring, group // n
+        return self.chip.link_rate * (links + (group > 1))
 
 
 def parse_topology(name: str) -> Topology:
     """The topology that "v5e:16x16" or "cpu:8" names.
-
-    Where the links along an axis are a line and not a ring, half the bandwidth along it is left.
 
     >>> parse_topology("v5p:4x4x4").count
     64
@@ -96,11 +115,8 @@ def parse_topology(name: str) -> Topology:
     if shape not in chip.topologies:
         offered = ", ".join(f"{kind}:{each}" for each in chip.topologies)
         raise UserError(f"unknown topology {name!r}; of {kind} there are: {offered}")
-    axes = [int(n) for n in re.findall(r"\d+", shape)]
-    rings = [1.0 if not chip.ring or n % chip.ring == 0 else 0.5 for n in axes if n > 1]
-    share = sum(rings) / len(rings) if rings else 1.0
-    count = math.prod(axes)
-    return Topology(name, chip, count, chip.memory or _own(count), chip.link_rate * share)
+    axes = sorted((int(n) for n in shape.split("x") if n != "1"), reverse=True)
+    return Topology(name, chip, tuple(axes), chip.memory or _own(math.prod(axes)))
 
 
 def _own(count: int) -> float:

@@ -120,8 +120,6 @@ def _bytes(types: str) -> float:
 
 def _group(attributes: str, devices: int) -> int:
     """Devices of a group, in any of the ways in which HLO writes groups."""
-    if pairs := re.search(r"source_target_pairs=\{\{", attributes):
-        return devices if pairs else 1
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):

@@ -26,6 +26,7 @@ FREE_FIELDS = {
     "optimizer.clip_norm",
     "optimizer.accumulate",
     "data.num_threads",
+    "data.workers",
     "data.prefetch",
     "data.memory_mb",
     "data.data_dir",

@@ -27,7 +27,8 @@ from jaxdiff.training.step import Batch, Params
 
 log = logging.getLogger(__name__)
 
-_ENCODER = ("encoder", "quant_conv")
+ENCODER = ("encoder", "quant_conv")
+"""The parts of an autoencoder that make latents."""
 
 
 class LatentData(NamedTuple):
@@ -62,7 +63,7 @@ def latent_data(
                 f"data.{name}={getattr(config, name)} must be a multiple of "
                 f"{vae.config.downscale}, which the autoencoder divides it by"
             )
-    encoder = {name: params[name] for name in _ENCODER if name in params}
+    encoder = {name: params[name] for name in ENCODER if name in params}
     inputs = {"autoencoder": tree_hash(encoder)}
     if not config.cache:
         return LatentData(source, encoder, inputs)

@@ -5,7 +5,9 @@ two cost nothing:
 
     t_compute = FLOPs / peak,   t_memory = bytes / bandwidth,   t_links = bytes sent / bandwidth (1)
 
-The step takes at least the longest: MFU <= model FLOPs / (peak max t), images/s <= B / max t.
+The step takes at least the longest: MFU <= model FLOPs / (peak max t), images/s <= B / max t, if
+what is counted is what a run does: estimates, and programs compiled with less effort, which fuse
+less and send wider numbers, say about where the bound is.
 
 Axis legend: B examples of a batch.
 """
@@ -55,6 +57,8 @@ class Plan:
     """What goes between devices."""
     source: str
     """What the numbers of bytes were read from: the compiled step, or an estimate."""
+    firm: bool = False
+    """Whether it was compiled as a run is, so that eq. (1) bounds what a run can do."""
     refused: str = ""
     """What the compiler said of a step that does not fit."""
     seconds: tuple[float, float] = (0.0, 0.0)
@@ -74,11 +78,12 @@ class Plan:
     def times(self) -> dict[str, float]:
         """Seconds of a step by what could bind it (eq. 1)."""
         chip = self.topology.chip
-        sent = sum(each.sent for each in self.collectives)
         return {
             "compute": self.flops / chip.flops,
             "memory": self.traffic / chip.memory_rate,
-            "interconnect": sent / self.topology.link_rate,
+            "interconnect": sum(
+                each.sent / self.topology.rate(each.group) for each in self.collectives
+            ),
         }
 
     @property

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxdiff import target
 from jaxdiff.errors import UserError
-from jaxdiff.training.blueprint import blueprint, recomputes, with_unet_options
+from jaxdiff.training.blueprint import blueprint, has_unet, recomputes, with_unet_options
 from jaxdiff.training.chips import GIB, Topology, parse_topology
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.options import MeshConfig
@@ -32,19 +32,25 @@ def sweep(run: TrainConfig, name: str) -> list[Plan]:
     """Estimated plans for meshes, recomputation and examples per device, the fastest first.
 
     The run's own number of examples in a batch is kept where it is a multiple of what the devices
-    hold, by accumulation. `mesh.tensor` is as the run says.
+    hold, by accumulation.
 
     Raises:
-      UserError: there is no such topology, or nothing fits on it.
+      UserError: there is no such topology, nothing fits on it, or the run has a tensor axis, whose
+        traffic has no estimate.
     """
+    if run.mesh.tensor != 1:
+        raise UserError(
+            "--plan-batches estimates meshes of data and fsdp only; leave mesh.tensor out, and "
+            "plan that mesh by itself"
+        )
     topology = parse_topology(name)
     devices = planned_devices(topology)
     planned, found = for_platform(run, topology), []
     with target.tracing_for(topology.chip.platform):
         costs, state = probe_costs(planned), abstract_state(blueprint(planned), planned)
-    for config in _meshes(max(run.mesh.tensor, 1), topology.count):
+    for config in _meshes(topology.count):
         mesh = make_mesh(config, devices)
-        for remat in (False, True):
+        for remat in (False, True) if has_unet(run) else (False,):
             variant = with_unet_options(dataclasses.replace(run, mesh=config), remat=remat)
             found += _fitting(variant, topology, mesh, costs, state)
     if not found:
@@ -55,13 +61,18 @@ def sweep(run: TrainConfig, name: str) -> list[Plan]:
 def recommend(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
     """Sweep, print what was found, and compile the best until one fits.
 
+    With effort "none" nothing is compiled, and the best is the one estimated so.
+
     Raises:
       UserError: as of `sweep`, or none of the best fits.
     """
     start = time.perf_counter()
     found = sweep(run, name)
     print(table(found))
-    print(f"estimated in {time.perf_counter() - start:.0f} s; compiling the first")
+    print(f"estimated in {time.perf_counter() - start:.0f} s")
+    if effort == "none":
+        print(f"\n  {command(found[0])}\n")
+        return found[0]
     for plan in found[:_TRIES]:
         compiled = make_plan(plan.run, name, effort)
         if compiled.fits:
@@ -73,7 +84,7 @@ def recommend(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
 
 def table(plans: list[Plan]) -> str:
     """Estimated plans, the best of each mesh and recomputation."""
-    lines = [" data  fsdp  remat  a device  batch   memory   images/s  MFU at most  binds"]
+    lines = [" data  fsdp  remat  a device  batch   memory   images/s    about MFU  binds"]
     seen = set()
     for plan in plans:
         key = (plan.mesh["data"], plan.mesh["fsdp"], recomputes(plan.run))
@@ -93,19 +104,17 @@ def command(plan: Plan) -> str:
     """The options that make a run this plan's."""
     mesh, run = plan.mesh, plan.run
     owner = "objective.unet" if hasattr(run.objective, "unet") else "objective"
-    remat = f"--{owner}.{'' if recomputes(run) else 'no-'}remat"
+    remat = f"--{owner}.{'' if recomputes(run) else 'no-'}remat " if has_unet(run) else ""
     return (
-        f"--mesh.data {mesh['data']} --mesh.fsdp {mesh['fsdp']} --mesh.tensor {mesh['tensor']} "
-        f"{remat} --data.batch-size {run.data.batch_size} "
-        f"--optimizer.accumulate {run.optimizer.accumulate}"
+        f"--mesh.data {mesh['data']} --mesh.fsdp {mesh['fsdp']} {remat}"
+        f"--data.batch-size {run.data.batch_size} --optimizer.accumulate {run.optimizer.accumulate}"
     )
 
 
-def _meshes(tensor: int, count: int) -> Iterator[MeshConfig]:
+def _meshes(count: int) -> Iterator[MeshConfig]:
     """Ways to share devices between data and fsdp."""
-    rest = count // tensor
-    for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
-        yield MeshConfig(rest // fsdp, fsdp, tensor)
+    for fsdp in (n for n in range(1, count + 1) if count % n == 0):
+        yield MeshConfig(count // fsdp, fsdp)
 
 
 def _fitting(

@@ -21,6 +21,8 @@ from jaxdiff.training.topology import compiling, planned_devices
 from jaxdiff.training.traced import TracedStep, abstract_state, trace_step
 
 TPU_EFFORT = "O0"  # of the compiler: six times as fast as what a run takes (docs/planning.md)
+_AS_A_RUN = (None, "O2", "O3")
+_HOPELESS = 2.0  # of the memory, by estimate: such a step keeps the compiler busy for an hour
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT])|required for HLO temporaries \(([\d.]+)([KMGT])\)")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -41,6 +43,8 @@ def make_plan(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
     topology = parse_topology(name)
     if run.parallel != "mesh":
         raise UserError("a plan is for --parallel mesh, which computes the same as pmap")
+    if run.steps_per_dispatch > 1:
+        raise UserError("a plan is of one step; leave --steps-per-dispatch out")
     if effort is None and topology.chip.platform == "tpu":
         effort = TPU_EFFORT
     devices, planned = planned_devices(topology), for_platform(run, topology)
@@ -48,12 +52,13 @@ def make_plan(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
     with target.tracing_for(topology.chip.platform):
         state = abstract_state(blueprint(planned), planned)
         plan = estimate(planned, topology, mesh, probe_costs(planned, both=False), state)
-        if effort != "none":
+        if effort != "none" and plan.total > _HOPELESS * topology.memory:
+            plan = dataclasses.replace(plan, source=f"{plan.source}: far too large for that")
+        elif effort != "none":
             with compiling(effort):
-                plan = dataclasses.replace(
-                    plan, **_compiled(trace_step(planned, mesh, runner), plan)
-                )
-            plan = dataclasses.replace(plan, source=_source(effort))
+                found = _compiled(trace_step(planned, mesh, runner), plan)
+            firm = effort in _AS_A_RUN and "refused" not in found
+            plan = dataclasses.replace(plan, **found, source=_source(effort), firm=firm)
     spent = time.perf_counter() - start, time.process_time() - busy
     return dataclasses.replace(plan, run=run, seconds=spent)
 
@@ -74,10 +79,19 @@ def _compiled(step: TracedStep, plan: Plan) -> dict[str, Any]:
         "inputs": step.inputs,
         "temporaries": memory.temp_size_in_bytes + fresh,
         "code": memory.generated_code_size_in_bytes,
-        # The body of a loop is counted once, and all but a little of the traffic is in it.
-        "traffic": cost["bytes accessed"] * plan.run.optimizer.accumulate,
+        "traffic": traffic(cost["bytes accessed"], plan),
         "collectives": read_collectives(compiled.as_text(), plan.topology.count),
     }
+
+
+def traffic(counted: float, plan: Plan) -> float:
+    """Bytes moved in a step whose compiler counts the loop over micro-batches as one turn of it.
+
+    Outside the loop lies the optimizer: it reads and writes the state, and reads the gradients,
+    which the loop has written.
+    """
+    outside = 2 * plan.state + 2 * plan.gradients
+    return min(outside, counted) + max(counted - outside, 0) * plan.run.optimizer.accumulate
 
 
 def _refused(message: str, plan: Plan) -> dict[str, Any]:

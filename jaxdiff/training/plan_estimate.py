@@ -3,7 +3,8 @@
     memory = state + batch + gradients + rows * (peak of an example)
     bytes moved = 2 state + 4 gradients + examples * (moved of an example)                       (1)
     sent: fsdp gathers what it cuts, forward and backward, and reduces and scatters its gradients;
-    data all-reduces the shards; what is not cut is all-reduced: once for every micro-batch
+    data all-reduces the shards; what is not cut is all-reduced: once for every micro-batch, and
+    matrices and kernels in the type that the run computes in
 
 Axis legend: rows, the examples of a micro-batch on a device.
 """
@@ -11,23 +12,30 @@ Axis legend: rows, the examples of a micro-batch on a device.
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from jaxdiff.training.blueprint import blueprint, recomputes, with_unet_options
+from jaxdiff import target
+from jaxdiff.training.blueprint import attends_by, blueprint, recomputes, with_unet_options
 from jaxdiff.training.chips import Topology
 from jaxdiff.training.collectives import Collective
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.plan import Plan
-from jaxdiff.training.sharding import DATA, FSDP, ROWS, abstract, shardings
+from jaxdiff.training.sharding import DATA, FSDP, abstract, shardings
 from jaxdiff.training.step import Params, TrainState
 from jaxdiff.training.traced import Probe, device_bytes, probe
 
 
 class Costs(NamedTuple):
-    """What an example costs with and without recomputation."""
+    """What an example costs with and without recomputation, and what a step has besides."""
 
     plain: Probe
     again: Probe
+    own: float
+    """Operations of the network itself, as papers count them: none is done twice, or cheaper."""
+    row: int
+    """Bytes of an example as it is read."""
+    frozen: Params
+    """Shapes of parameters that nobody trains."""
 
     def of(self, run: TrainConfig) -> Probe:
         """As the run computes it."""
@@ -41,10 +49,16 @@ def probe_costs(run: TrainConfig, *, both: bool = True) -> Costs:
       run: the run.
       both: with recomputation too where the run does without.
     """
-    plain = probe(with_unet_options(run, remat=False))
+    plain = again = probe(with_unet_options(run, remat=False))
     if both or recomputes(run):
-        return Costs(plain, probe(with_unet_options(run, remat=True)))
-    return Costs(plain, plain)
+        again = probe(with_unet_options(run, remat=True))
+    own = plain
+    if target.platform() != "tpu" or attends_by(run) not in ("auto", "einsum"):
+        with target.tracing_for("tpu"):  # whose layers have no other forms
+            own = probe(with_unet_options(run, remat=False, attention="einsum"))
+    blue = blueprint(run)
+    row = sum(leaf.size * leaf.dtype.itemsize for leaf in blue.batch.values())
+    return Costs(plain, again, own.flops, row // run.data.batch_size, blue.frozen)
 
 
 def estimate(
@@ -69,33 +83,33 @@ def estimate(
         topology=topology,
         mesh=dict(mesh.shape),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        model_flops=costs.plain.flops * examples / shared,
+        model_flops=costs.own * examples / shared,
         flops=cost.flops * examples / shared,
         state=held,
-        inputs=_inputs(run, mesh),
-        saved=cost.saved * examples / times,
+        inputs=costs.row * examples
+        + device_bytes(abstract(costs.frozen, shardings(costs.frozen, mesh))),
+        saved=cost.saved * examples / times / shared,
         gradients=gradients,
         temporaries=gradients + cost.peak * examples / times / shared,
         code=0.0,
         traffic=2.0 * held + 4.0 * gradients + cost.moved * examples / shared,
-        collectives=_expected(placed.params, mesh, times),
-        source="estimated from the traced step, not compiled",
+        collectives=_expected(run, placed.params, mesh),
+        source="estimated from the traced step, not compiled"
+        + (", without what mesh.tensor sends" if shared > 1 else ""),
     )
 
 
-def _inputs(run: TrainConfig, mesh: Mesh) -> float:
-    """Bytes per device of the batch and of frozen parameters."""
-    blue, rows = blueprint(run), NamedSharding(mesh, PartitionSpec(ROWS))
-    batch = abstract(blue.batch, jax.tree.map(lambda _: rows, blue.batch))
-    return device_bytes((batch, abstract(blue.frozen, shardings(blue.frozen, mesh))))
-
-
-def _expected(params: Params, mesh: Mesh, times: int) -> list[Collective]:
+def _expected(run: TrainConfig, params: Params, mesh: Mesh) -> list[Collective]:
     """What must go between devices for parameters that lie as their shardings say."""
-    data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
-    shared = [leaf for leaf in jax.tree.leaves(params) if FSDP in leaf.sharding.spec]
-    cut = device_bytes(shared)
-    whole = device_bytes(params) - cut
+    data, fsdp, times = mesh.shape[DATA], mesh.shape[FSDP], run.optimizer.accumulate
+
+    def as_computed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        kind = run.dtype if leaf.ndim > 1 else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding)
+
+    sent = jax.tree.leaves(jax.tree.map(as_computed, params))
+    cut = device_bytes([leaf for leaf in sent if FSDP in leaf.sharding.spec])
+    whole = device_bytes(sent) - cut
     all_kinds = [
         Collective("all-gather", cut * fsdp, fsdp, 2 * times),
         Collective("reduce-scatter", cut * fsdp, fsdp, times),

@@ -69,7 +69,10 @@ def _work(plan: Plan) -> list[tuple[str, str]]:
         *_collectives(plan),
         ("roofline of a step", ", ".join(f"{k} {1e3 * v:.4g} ms" for k, v in times.items())),
         ("  which binds", binds),
-        ("at most", f"{plan.images_per_second:,.4g} images/s, MFU {plan.mfu:.1%}"),
+        (
+            "at most" if plan.firm else "about",
+            f"{plan.images_per_second:,.4g} images/s, MFU {plan.mfu:.1%}",
+        ),
     ]
 
 

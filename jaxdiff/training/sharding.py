@@ -5,7 +5,9 @@
     tensor    the layers themselves are cut: heads, hidden units and channels
 
 The tensor axis cuts layers in pairs (Shoeybi et al. 2019, section 3): the first by its outputs, the
-second by its inputs, so that a pair needs one sum over devices. The fsdp axis then cuts the largest
+second by its inputs, so that a pair needs one sum over devices. (Not the feed-forward layers of a
+UNet: their first makes two halves side by side, which one cut would put on different devices, and
+which are multiplied by each other.) The fsdp axis then cuts the largest
 dimension that it divides of every matrix and kernel (Rajbhandari et al. 2020, stage 3); vectors, a
 thousandth of a network, stay whole.
 
@@ -34,8 +36,8 @@ _OUTPUTS, _INPUTS = -1, -2  # dimensions of a kernel [... I O]; biases and scale
 TENSOR_CUTS: tuple[tuple[str, int], ...] = (
     (r"(to_[qkv]|[qkv]_proj)/(kernel|bias)$", _OUTPUTS),  # attention: by heads
     (r"(to_out_0|out_proj)/kernel$", _INPUTS),
-    (r"(net_0/proj|fc1|linear_1)/(kernel|bias)$", _OUTPUTS),  # feed-forward: by hidden units
-    (r"(net_2|fc2|linear_2)/kernel$", _INPUTS),
+    (r"(fc1|linear_1)/(kernel|bias)$", _OUTPUTS),  # feed-forward: by hidden units
+    (r"(fc2|linear_2)/kernel$", _INPUTS),
     (r"resnets_\d+/(conv1|time_emb_proj|norm2)/(kernel|bias|scale)$", _OUTPUTS),  # by channels
     (r"resnets_\d+/(conv2|conv_shortcut)/kernel$", _INPUTS),
     (r"(samplers_0/conv|conv_in)/(kernel|bias)$", _OUTPUTS),  # alone: gathered again after it

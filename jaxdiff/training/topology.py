@@ -9,6 +9,8 @@ from jaxdiff import platform
 from jaxdiff.errors import UserError
 from jaxdiff.training.chips import Topology
 
+_LEVELS = ("jax_optimization_level", "jax_memory_fitting_level")
+
 
 def planned_devices(topology: Topology) -> list[jax.Device]:
     """The devices of a topology, for compiling; only those of a CPU can also run.
@@ -49,11 +51,15 @@ def _tpu(name: str) -> list[jax.Device]:
 
 @contextlib.contextmanager
 def compiling(effort: str | None) -> Iterator[None]:
-    """Compile with so much effort, "O0" (fastest to compile) to "O3"; None is what a run takes."""
-    before = jax.config.jax_optimization_level
+    """Compile with so much effort, "O0" (fastest to compile) to "O3"; None is what a run takes.
+
+    As much goes into making the program fit: with "O0" one that does not fit is refused at once.
+    """
+    before = {name: getattr(jax.config, name) for name in _LEVELS}
     try:
-        if effort is not None:
-            jax.config.update("jax_optimization_level", effort)
+        for name in _LEVELS if effort is not None else ():
+            jax.config.update(name, effort)
         yield
     finally:
-        jax.config.update("jax_optimization_level", before)
+        for name, level in before.items():
+            jax.config.update(name, level)

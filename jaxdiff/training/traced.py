@@ -30,14 +30,10 @@ class TracedStep(NamedTuple):
     """What jax made of it."""
     flops: float
     """Operations of a step, over all devices."""
-    parameters: int
-    """Numbers that are trained."""
     state: int
     """Bytes per device of parameters, average and moments."""
     inputs: int
     """Bytes per device of frozen parameters and the batch."""
-    gradients: int
-    """Bytes per device of the gradients."""
 
 
 class Probe(NamedTuple):
@@ -86,10 +82,8 @@ def trace_step(run: TrainConfig, mesh: Mesh, runner: Runner) -> TracedStep:
     return TracedStep(
         traced=traced,
         flops=count_flops(traced.jaxpr),
-        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         state=device_bytes(state),
         inputs=device_bytes((frozen, batch)),
-        gradients=device_bytes(state.params),
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxdiff.data.pipeline import DataConfig, make_batches
+from jaxdiff.data.pipeline import DataConfig, make_batches, make_source
 from jaxdiff.errors import UserError
 
 CONFIG = DataConfig(batch_size=6, caption_dropout=0.3, resolution=4)
@@ -85,6 +85,31 @@ def test_resume_on_another_process_count(toy, tokenize):
     np.testing.assert_array_equal(np.concatenate([p["image"] for p in parts]), expected["image"])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_after_example_n_comes_n_plus_1(processes, workers):
+    """The last process's part, from the 12th example on, whoever prepares it."""
+    config = dataclasses.replace(CONFIG, source="shapes", batch_size=4)
+    source, begin = make_source(config), 12
+
+    def lengths(captions):
+        return {"tokens": np.array([[len(caption)] for caption in captions], np.int32)}
+
+    whole = take(make_batches(source, config, lengths), 6)
+    resumed = make_batches(
+        source,
+        dataclasses.replace(config, workers=workers),
+        lengths,
+        process_index=processes - 1,
+        process_count=processes,
+        start=begin,
+    )
+    part = take(resumed, 3)
+    mine = [n for n in range(begin, 24) if n % 4 // (4 // processes) == processes - 1]
+    assert part["example"].tolist() == mine
+    assert_same(part, {key: value[mine] for key, value in whole.items()})
+
+
 def test_every_epoch_sees_every_example_once_in_a_new_order(toy, tokenize):
     plain = dataclasses.replace(CONFIG, batch_size=23)
     batches = make_batches(toy(23), plain, tokenize)
@@ -150,6 +175,7 @@ def test_loosened_captions_keep_the_pictures(toy):
         {"bucket_step": 2},
         {"conditioning": True},
         {"caption": "a photo"},
+        {"cache": "x", "workers": 1},
     ],
 )
 def test_contradictory_configs_fail_when_built(change):

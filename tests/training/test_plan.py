@@ -12,9 +12,10 @@ from jaxdiff.presets import PRESETS
 from jaxdiff.training import dispatch, loop
 from jaxdiff.training.blueprint import blueprint, with_unet_options
 from jaxdiff.training.chips import parse_topology
-from jaxdiff.training.options import MeshConfig
-from jaxdiff.training.plan_batches import command, sweep, table
-from jaxdiff.training.plan_compile import make_plan
+from jaxdiff.training.options import MeshConfig, OptimizerConfig
+from jaxdiff.training.plan import Plan
+from jaxdiff.training.plan_batches import command, recommend, sweep, table
+from jaxdiff.training.plan_compile import make_plan, traffic
 from jaxdiff.training.plan_report import render
 from jaxdiff.training.sharding import bytes_per_device
 from jaxdiff.training.traced import probe
@@ -112,6 +113,16 @@ def test_a_sweep_recommends_what_fits(diffusion_run):
     assert found[0].images_per_second >= found[-1].images_per_second
     assert command(found[0]).startswith("--mesh.data ")
     assert len(table(found).splitlines()) == 1 + 2 * 4
+    with pytest.raises(UserError, match="leave mesh.tensor out"):
+        sweep(replace(diffusion_run, mesh=MeshConfig(tensor=2)), "cpu:8")
+
+
+def test_a_sweep_without_blocks_to_recompute(autoencoder_run, capsys):
+    best = recommend(autoencoder_run, "cpu:2", "none")
+    told = capsys.readouterr().out
+    assert "remat " not in told.split("estimated in")[1] and "compiling" not in told
+    assert len(told.split("estimated in")[0].splitlines()) == 1 + 2
+    assert best.source.startswith("estimated") and not best.firm
 
 
 @pytest.mark.parametrize(
@@ -128,10 +139,48 @@ def test_an_unknown_topology_lists_those_there_are(name, message):
         parse_topology(name)
 
 
-def test_topologies_have_rings_where_they_close():
-    line, ring = parse_topology("v5e:4x4"), parse_topology("v5e:16x16")
-    assert line.link_rate == ring.link_rate / 2
-    assert parse_topology("v5p:4x4x4").count == 64
+@pytest.mark.parametrize(
+    ("name", "group", "links"),
+    [
+        ("v5e:4x4", 16, 2),  # two lines
+        ("v5e:16x16", 256, 4),  # two rings
+        ("v5e:16x16", 16, 2),  # one ring
+        ("v5e:16x16", 8, 1),  # a part of one
+        ("v5e:8x16", 128, 3),
+        ("v5p:4x4x4", 64, 6),
+        ("v5p:4x4x4", 16, 4),
+        ("v5p:2x4x4", 32, 3),  # no torus unless all axes close
+        ("v4:2x2x1", 4, 2),
+        ("v4:2x2x1", 2, 1),
+    ],
+)
+def test_a_collective_has_the_links_of_the_axes_it_spans(name, group, links):
+    topology = parse_topology(name)
+    assert topology.rate(group) == links * topology.chip.link_rate
+
+
+def test_devices_at_a_switch_have_all_of_it():
+    box = parse_topology("h100:8")
+    assert box.count == 8 and box.rate(2) == box.rate(8) == box.chip.link_rate
+
+
+def test_micro_batches_repeat_all_but_the_optimizer(autoencoder_config):
+    plan = Plan(
+        run=autoencoder_config,
+        topology=parse_topology("cpu:8"),
+        mesh={},
+        parameters=0,
+        state=100.0,
+        gradients=10.0,
+        collectives=(),
+        source="",
+        **dict.fromkeys(
+            ("model_flops", "flops", "inputs", "saved", "temporaries", "code", "traffic"), 0.0
+        ),
+    )
+    several = replace(plan, run=replace(plan.run, optimizer=OptimizerConfig(accumulate=4)))
+    assert traffic(250.0, plan) == 250 and traffic(250.0, several) == 220 + 4 * 30
+    assert traffic(90.0, several) == 90
 
 
 def test_a_mesh_or_batch_that_does_not_divide_is_named(diffusion_run):
@@ -140,6 +189,8 @@ def test_a_mesh_or_batch_that_does_not_divide_is_named(diffusion_run):
     odd = replace(diffusion_run, data=replace(diffusion_run.data, batch_size=12))
     with pytest.raises(UserError, match="data.batch_size=12 does not divide"):
         make_plan(odd, "cpu:8")
+    with pytest.raises(UserError, match="leave --steps-per-dispatch out"):
+        make_plan(replace(diffusion_run, steps_per_dispatch=3, log_every=3), "cpu:8")
     with pytest.raises(UserError, match="trains from scratch"):
         make_plan(PRESETS["lora"][1], "cpu:1")
 
