@@ -26,7 +26,7 @@ _PLAIN = "tpu"  # the platform for which networks compile to plain products and 
 def of_training(run: TrainConfig) -> float:
     """Operations of a train step per example, forward and backward."""
     with target.tracing_for(_PLAIN):
-        return probe(with_unet_options(run, remat=False, attention="einsum")).flops
+        return probe(with_unet_options(run, remat="none", attention="einsum")).flops
 
 
 def of_drawing(networks: Networks, arguments: tuple, how: Any) -> float:

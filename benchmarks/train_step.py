@@ -1,6 +1,6 @@
 """How long a train step takes: the real one, of a preset that trains from scratch.
 
-    python benchmarks/train_step.py emoji64 --batches 16 32 --remat no yes
+    python benchmarks/train_step.py emoji64 --batches 16 32 --remat none blocks
     python benchmarks/train_step.py emoji64 --breakdown
 
 A row for each combination, in a process of its own: seconds to trace, to compile with an empty
@@ -39,7 +39,7 @@ class Arguments:
     """Examples of a batch, over all devices."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
     """What networks compute in."""
-    remat: tuple[Literal["no", "yes"], ...] = ("no",)
+    remat: tuple[Remat, ...] = ("none",)
     """Whether blocks are recomputed in the backward pass."""
     attention: tuple[str, ...] = ("auto",)
     """Kernels: auto, einsum, blocked or cudnn."""
@@ -76,7 +76,7 @@ def configured(what: dict[str, Any]) -> Any:
     from jaxdiff.training.options import MeshConfig
 
     run = with_unet_options(
-        PRESETS[what["preset"]][1], remat=what["remat"] == "yes", attention=what["attention"]
+        PRESETS[what["preset"]][1], remat=what["remat"], attention=what["attention"]
     )
     data = dataclasses.replace(run.data, batch_size=what["batch"])
     mesh = MeshConfig(data=-1, fsdp=what["fsdp"])

@@ -47,7 +47,7 @@ def plans(run: TrainConfig, kind: str, rows: int, *, compiled: bool) -> dict[str
     names = [f"{kind}:{shape}" for shape in CHIPS[kind].topologies]
     topologies = [each for each in map(parse_topology, names) if 8 <= each.count <= 256]
     with target.tracing_for(CHIPS[kind].platform):
-        costs, state = probe_costs(run, both=False), abstract_state(blueprint(run), run)
+        costs, state = probe_costs(run, sweep=False), abstract_state(blueprint(run), run)
     found = {}
     for label, mesh_of in MESHES.items():
         found[label] = []

@@ -186,7 +186,7 @@ sd15 = TrainConfig(
             unet=UNetConfig(),
             noise=NoiseConfig(schedule="scaled_linear", prediction="eps", spacing="leading"),
         ),
-        remat=True,
+        remat="blocks",
     ),
     data=DataConfig(source="folder:", resolution=512, batch_size=2048, cache="cache"),
     num_steps=500_000,

@@ -17,6 +17,7 @@ from jaxdiff.models.controlnet import (
 from jaxdiff.models.shapes import example_inputs, network, parameter_shapes
 from jaxdiff.models.text_encoder import TextEncoder, TextEncoderConfig, TextOutput
 from jaxdiff.models.unet import ControlResiduals, UNet, UNetConfig
+from jaxdiff.models.unet_config import Remat
 
 __all__ = [
     "Autoencoder",
@@ -24,6 +25,7 @@ __all__ = [
     "ControlNet",
     "ControlNetConfig",
     "ControlResiduals",
+    "Remat",
     "TextEncoder",
     "TextEncoderConfig",
     "TextOutput",

@@ -24,7 +24,7 @@ from jaxdiff.models.layers import conv3x3
 from jaxdiff.models.linear import Conv, Dense, zeros
 from jaxdiff.models.unet import ControlResiduals
 from jaxdiff.models.unet_blocks import Blocks, DownBlock, MidBlock, time_embedding
-from jaxdiff.models.unet_config import UNetConfig
+from jaxdiff.models.unet_config import Remat, UNetConfig
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 COPIED = ("conv_in", "time_embedding", "add_embedding", "down_blocks_", "mid_block")
@@ -73,8 +73,8 @@ class ControlNetConfig:
     """Width of each embedded size (SDXL: 256)."""
     projection_class_embeddings_input_dim: int | None = None
     """Width of pooled text and embedded sizes together (SDXL: 2816)."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
+    remat: Remat = "none"
+    """As the UNet's."""
     attention: str = "auto"
     """Attention kernel: auto, einsum, blocked, cudnn or splash."""
 

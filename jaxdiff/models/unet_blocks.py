@@ -5,7 +5,9 @@ The UNet is made of them, and so is a ControlNet, which is its first half.
 Axis legend: B batch, H height, W width, C channels, T text tokens, D text width, E time width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +25,18 @@ from jaxdiff.models.layers import (
 from jaxdiff.models.unet_config import UNetConfig
 
 
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+_REMAT: dict[str, Callable[[Any], Any]] = {
+    "none": lambda block: block,
+    "products": partial(nn.remat, policy=_is_product),
+    "blocks": nn.remat,
+}
+"""A value of `UNetConfig.remat` -> a class of blocks that computes again what it says."""
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The two bricks of a UNet, with what all of them share filled in."""
@@ -34,8 +48,7 @@ class Blocks:
     def resnet(self, features: int, name: str) -> Any:
         """A residual block: (x, temb) -> x."""
         config = self.config
-        cls = nn.remat(ResnetBlock) if config.remat else ResnetBlock
-        block = cls(
+        block = _REMAT[config.remat](ResnetBlock)(
             features,
             config.norm_num_groups,
             config.norm_eps,
@@ -49,8 +62,7 @@ class Blocks:
     def transformer(self, level: int, name: str, *, only_cross: bool = False) -> Any:
         """Text attention: (x, context) -> x."""
         config = self.config
-        cls = nn.remat(SpatialTransformer) if config.remat else SpatialTransformer
-        return cls(
+        return _REMAT[config.remat](SpatialTransformer)(
             config.heads(level),
             config.depth(level),
             config.norm_num_groups,

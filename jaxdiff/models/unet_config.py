@@ -11,11 +11,14 @@ How the families differ from Stable Diffusion 1.x:
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.attention import KERNELS
 from jaxdiff.models.checks import require_groups, require_positive
+
+Remat = Literal["none", "products", "blocks"]
+"""What a backward pass computes again: nothing, all but products and convolutions, all."""
 
 MID_BLOCK = "UNetMidBlock2DCrossAttn"
 
@@ -83,8 +86,9 @@ class UNetConfig:
     """Width of the embedded guidance scale (LCM: 256), or None."""
     dropout: float = 0.0
     """Dropout rate in the residual blocks while training."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of finding it stored: nothing, all but the
+    results of products and convolutions, or whole blocks; less memory, more time."""
     attention: str = "auto"
     """Attention kernel: auto, einsum, blocked, cudnn or splash."""
 
@@ -92,6 +96,7 @@ class UNetConfig:
         """Refuse levels that do not match, and numbers that make no network."""
         self._check_levels()
         choose("unet.attention", self.attention, ("auto", *KERNELS))
+        choose("unet.remat", self.remat, get_args(Remat))
         if self.mid_block_type is not None:
             choose("mid_block_type", self.mid_block_type, (MID_BLOCK,))
         if self.addition_embed_type is not None:

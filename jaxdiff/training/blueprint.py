@@ -16,6 +16,7 @@ from jaxdiff.errors import UserError
 from jaxdiff.models import (
     Autoencoder,
     AutoencoderConfig,
+    Remat,
     TextEncoder,
     TextEncoderConfig,
     UNet,
@@ -86,18 +87,9 @@ def has_unet(run: TrainConfig) -> bool:
     return not isinstance(run.objective, AutoencoderObjective)
 
 
-def recomputes(run: TrainConfig) -> bool:
-    """Whether the run's blocks are recomputed in the backward pass."""
-    return _unet_option(run, "remat", False)
-
-
-def attends_by(run: TrainConfig) -> str:
-    """The name of the run's attention kernel."""
-    return _unet_option(run, "attention", "auto")
-
-
-def _unet_option(run: TrainConfig, name: str, default: Any) -> Any:
-    return getattr(getattr(run.objective, "unet", run.objective), name, default)
+def recomputes(run: TrainConfig) -> Remat:
+    """What the run computes again in the backward pass."""
+    return getattr(getattr(run.objective, "unet", run.objective), "remat", "none")
 
 
 def _rows(count: int, row: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.errors import UserError
-from jaxdiff.models import UNetConfig
+from jaxdiff.models import Remat, UNetConfig
 from jaxdiff.training.options import LossConfig, require
 
 
@@ -78,7 +78,7 @@ class ScratchMethod:
 
     def __post_init__(self) -> None:
         """Refuse options that are set elsewhere."""
-        for name, unset in (("remat", False), ("attention", "auto")):
+        for name, unset in (("remat", "none"), ("attention", "auto")):
             if getattr(self.unet, name) != unset:
                 raise UserError(f"set objective.{name}, not objective.method.unet.{name}")
 
@@ -128,8 +128,9 @@ class FinetuneObjective:
     """Train with pure noise as the last level (Lin et al. 2023), or not; None: as the model."""
     clip_skip: int = 0
     """Layers of the text encoders left out at their end, beyond what the family leaves out."""
-    remat: bool = False
-    """Recompute blocks in the backward pass instead of storing them: less memory, more time."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of finding it stored: nothing, all but the
+    results of products and convolutions, or whole blocks; less memory, more time."""
     attention: str = "auto"
     """Attention kernel: auto, einsum, blocked, cudnn or splash."""
 

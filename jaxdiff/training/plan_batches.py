@@ -50,7 +50,7 @@ def sweep(run: TrainConfig, name: str) -> list[Plan]:
         costs, state = probe_costs(planned), abstract_state(blueprint(planned), planned)
     for config in _meshes(topology.count):
         mesh = make_mesh(config, devices)
-        for remat in (False, True) if has_unet(run) else (False,):
+        for remat in costs.by_remat:
             variant = with_unet_options(dataclasses.replace(run, mesh=config), remat=remat)
             found += _fitting(variant, topology, mesh, costs, state)
     if not found:
@@ -84,7 +84,7 @@ def recommend(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
 
 def table(plans: list[Plan]) -> str:
     """Estimated plans, the best of each mesh and recomputation."""
-    lines = [" data  fsdp  remat  a device  batch   memory   images/s    about MFU  binds"]
+    lines = [" data  fsdp  remat     a device  batch   memory   images/s    about MFU  binds"]
     seen = set()
     for plan in plans:
         key = (plan.mesh["data"], plan.mesh["fsdp"], recomputes(plan.run))
@@ -93,7 +93,7 @@ def table(plans: list[Plan]) -> str:
         seen.add(key)
         binds = max(plan.times, key=plan.times.get)
         lines.append(
-            f"{key[0]:5d} {key[1]:5d}  {'yes' if key[2] else 'no':<5} {plan.rows:9d} "
+            f"{key[0]:5d} {key[1]:5d}  {key[2]:<8} {plan.rows:9d} "
             f"{plan.run.data.batch_size:6d} {plan.total / GIB:4.1f} GiB "
             f"{plan.images_per_second:10.0f} {plan.mfu:12.1%}  {binds}"
         )
@@ -104,7 +104,7 @@ def command(plan: Plan) -> str:
     """The options that make a run this plan's."""
     mesh, run = plan.mesh, plan.run
     owner = "objective.unet" if hasattr(run.objective, "unet") else "objective"
-    remat = f"--{owner}.{'' if recomputes(run) else 'no-'}remat " if has_unet(run) else ""
+    remat = f"--{owner}.remat {recomputes(run)} " if has_unet(run) else ""
     return (
         f"--mesh.data {mesh['data']} --mesh.fsdp {mesh['fsdp']} {remat}"
         f"--data.batch-size {run.data.batch_size} --optimizer.accumulate {run.optimizer.accumulate}"

@@ -51,7 +51,7 @@ def make_plan(run: TrainConfig, name: str, effort: str | None = None) -> Plan:
     runner, mesh = make_runner(run, devices), make_mesh(run.mesh, devices)
     with target.tracing_for(topology.chip.platform):
         state = abstract_state(blueprint(planned), planned)
-        plan = estimate(planned, topology, mesh, probe_costs(planned, both=False), state)
+        plan = estimate(planned, topology, mesh, probe_costs(planned, sweep=False), state)
         if effort != "none" and plan.total > _HOPELESS * topology.memory:
             plan = dataclasses.replace(plan, source=f"{plan.source}: far too large for that")
         elif effort != "none":

@@ -9,13 +9,14 @@
 Axis legend: rows, the examples of a micro-batch on a device.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 from jax.sharding import Mesh
 
 from jaxdiff import target
-from jaxdiff.training.blueprint import attends_by, blueprint, recomputes, with_unet_options
+from jaxdiff.models import Remat
+from jaxdiff.training.blueprint import blueprint, has_unet, recomputes, with_unet_options
 from jaxdiff.training.chips import Topology
 from jaxdiff.training.collectives import Collective
 from jaxdiff.training.config import TrainConfig
@@ -28,8 +29,8 @@ from jaxdiff.training.traced import Probe, device_bytes, probe
 class Costs(NamedTuple):
     """What an example costs with and without recomputation, and what a step has besides."""
 
-    plain: Probe
-    again: Probe
+    by_remat: dict[Remat, Probe]
+    """By what the run computes again."""
     own: float
     """Operations of the network itself, as papers count them: none is done twice, or cheaper."""
     row: int
@@ -39,26 +40,23 @@ class Costs(NamedTuple):
 
     def of(self, run: TrainConfig) -> Probe:
         """As the run computes it."""
-        return self.again if recomputes(run) else self.plain
+        return self.by_remat[recomputes(run)]
 
 
-def probe_costs(run: TrainConfig, *, both: bool = True) -> Costs:
+def probe_costs(run: TrainConfig, *, sweep: bool = True) -> Costs:
     """Trace an example's cost, for the platform that `target.platform()` names.
 
     Args:
       run: the run.
-      both: with recomputation too where the run does without.
+      sweep: with all that it could compute again, not only what it does.
     """
-    plain = again = probe(with_unet_options(run, remat=False))
-    if both or recomputes(run):
-        again = probe(with_unet_options(run, remat=True))
-    own = plain
-    if target.platform() != "tpu" or attends_by(run) not in ("auto", "einsum"):
-        with target.tracing_for("tpu"):  # whose layers have no other forms
-            own = probe(with_unet_options(run, remat=False, attention="einsum"))
+    kinds = get_args(Remat) if sweep and has_unet(run) else (recomputes(run),)
+    by_remat = {kind: probe(with_unet_options(run, remat=kind)) for kind in kinds}
+    with target.tracing_for("tpu"):  # whose layers have no other forms
+        own = probe(with_unet_options(run, remat="none", attention="einsum"))
     blue = blueprint(run)
     row = sum(leaf.size * leaf.dtype.itemsize for leaf in blue.batch.values())
-    return Costs(plain, again, own.flops, row // run.data.batch_size, blue.frozen)
+    return Costs(by_remat, own.flops, row // run.data.batch_size, blue.frozen)
 
 
 def estimate(

@@ -52,7 +52,7 @@ def test_train_step():
 def test_train_step_table(capsys):
     assert train_step.main([*TRAIN]) == 0
     (row,) = _rows(capsys.readouterr().out)
-    assert (row["preset"], row["batch"], row["remat"]) == ("tiny", "4", "no")
+    assert (row["preset"], row["batch"], row["remat"]) == ("tiny", "4", "none")
     _check_rates(row, float(row["s per step"]))
 
 

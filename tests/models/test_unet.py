@@ -52,10 +52,14 @@ def _output_and_gradients(config, params, inputs, keys):
     return out, gradients
 
 
-@pytest.mark.parametrize("keys", [None, image_keys(range(BATCH))], ids=["exact", "dropout"])
-def test_remat_changes_nothing_but_memory(params, inputs, keys):
+@pytest.mark.parametrize(
+    ("remat", "keys"),
+    [("blocks", None), ("products", image_keys(range(BATCH)))],
+    ids=["blocks", "products and dropout"],
+)
+def test_remat_changes_nothing_but_memory(params, inputs, remat, keys):
     stored = _output_and_gradients(CONFIG, params, inputs, keys)
-    again = dataclasses.replace(CONFIG, remat=True)
+    again = dataclasses.replace(CONFIG, remat=remat)
     recomputed = _output_and_gradients(again, params, inputs, keys)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), stored, recomputed)
 
