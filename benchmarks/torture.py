@@ -159,7 +159,9 @@ def full(run: Run, draw: random.Random, number: int) -> str:
     code = process.wait()
     ballast.unlink()
     assert code == 2 and "No space left on device" in run.said(), run.said()
-    return run.said().strip().splitlines()[-1].partition("; ")[0]
+    said = re.search(r"^error: (.*?);", run.said(), re.MULTILINE)  # among what Orbax says
+    assert said, run.said()
+    return said[1]
 
 
 ENDS = {"SIGKILL": kill, "SIGTERM": term, "damaged": damage, "full disk": full}
