@@ -1,7 +1,10 @@
 """Plans: what they say is what a run then does, on devices that exist; the others by shapes."""
 
 import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import pytest
@@ -20,6 +23,8 @@ from jaxdiff.training.plan_report import render
 from jaxdiff.training.sharding import bytes_per_device
 from jaxdiff.training.traced import probe
 
+ROOT = Path(__file__).parents[2]
+SUPPORT = ROOT / "tests" / "support"
 MESHES = {"data": MeshConfig(), "fsdp": MeshConfig(data=2, fsdp=4)}
 
 
@@ -82,6 +87,15 @@ def test_a_plan_of_tiny_is_what_the_run_allocates(tmp_path, monkeypatch, mesh):
     tiny = PRESETS["tiny"][1]
     preview = replace(tiny.preview, every=0)
     _agree(replace(tiny, mesh=MESHES[mesh], workdir=tmp_path, preview=preview), monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_process_grows_by_the_temporaries(tmp_path):
+    """The compiler's word for them, which plans repeat, is what the system gives out."""
+    script = [sys.executable, SUPPORT / "allocated.py", tmp_path / "run"]
+    out = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT)
+    grown, said = map(int, out.stdout.splitlines()[-1].split())
+    assert 0.9 * said < grown < 1.25 * said
 
 
 @pytest.mark.slow
