@@ -10,8 +10,8 @@ from jaxdiff.models.layers import ResnetBlock
 
 
 def _primitives(platform):
-    block = ResnetBlock(32, groups=4)
-    x = jax.ShapeDtypeStruct((1, 8, 8, 32), jnp.float32)
+    block = ResnetBlock(64, groups=4)
+    x = jax.ShapeDtypeStruct((1, 48, 48, 64), jnp.float32)  # large enough for Winograd to pay
     params = jax.eval_shape(block.init, jax.random.key(0), x)
     with target.tracing_for(platform):
         jaxpr = jax.make_jaxpr(lambda p, x: block.apply(p, x))(params, x)
