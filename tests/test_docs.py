@@ -24,6 +24,7 @@ _PARSERS = {
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
     "benchmarks/input.py": None,
+    "benchmarks/plans.py": None,
     "benchmarks/subject.py": None,
     "benchmarks/torture.py": None,
     "benchmarks/weak_scaling.py": None,

@@ -162,7 +162,7 @@ def _towers(unet: UNetConfig) -> tuple[TextTower, ...]:
 
 def _tower(name: str, width: int, **options: int) -> TextTower:
     """A text encoder with heads as wide as all published ones have."""
-    heads = width // HEAD_WIDTH
+    heads = max(width // HEAD_WIDTH, 1)
     config = TextEncoderConfig(hidden_size=width, num_attention_heads=heads, **options)
     return TextTower(name, config, {}, None)
 
