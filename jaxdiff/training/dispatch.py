@@ -96,7 +96,7 @@ class Steps:
             begin = time.perf_counter()
             run, given = self._runner.jit(self._run, state), (state, frozen, batch, key)
             flops = count_flops(jax.make_jaxpr(run)(*given))
-            log.info("compiling %d step(s) of %.1f GFLOP", steps, flops / steps / 1e9)
+            log.info("compiling a step of %.1f GFLOP", flops / steps / 1e9)
             # What pmap lowers to is no longer called with the arrays of one process of several.
             pmap = self._config.parallel == "pmap"
             self._compiled[shapes] = run if pmap else run.lower(*given).compile(), flops
