@@ -25,6 +25,7 @@ from benchmarks import measuring, processes  # noqa: E402
 from benchmarks.printing import Table, print_breakdown, print_table  # noqa: E402
 from jaxdiff.cli import exit_code, parse_or_explain  # noqa: E402
 from jaxdiff.errors import UserError, choose  # noqa: E402
+from jaxdiff.models import Remat  # noqa: E402
 
 SCRATCH = ("tiny", "emoji64", "sd15", "sd21", "sdxl")
 

@@ -54,7 +54,7 @@ def _output_and_gradients(config, params, inputs, keys):
 
 @pytest.mark.parametrize(
     ("remat", "keys"),
-    [("blocks", None), ("products", image_keys(range(BATCH)))],
+    [pytest.param("blocks", None, marks=pytest.mark.slow), ("products", image_keys(range(BATCH)))],
     ids=["blocks", "products and dropout"],
 )
 def test_remat_changes_nothing_but_memory(params, inputs, remat, keys):

@@ -13,10 +13,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from toy import toy_objective
 
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.errors import UserError
-from jaxdiff.training.config import TrainConfig
+from jaxdiff.training import loop
+from jaxdiff.training.autoencoder import autoencoder_objective
+from jaxdiff.training.config import AutoencoderObjective, TrainConfig
 from jaxdiff.training.config_json import to_json
 from jaxdiff.training.loop import NotFiniteError, train
 from jaxdiff.training.step import TrainState
@@ -38,6 +41,14 @@ class Ended(NamedTuple):
 
     config: TrainConfig
     state: TrainState
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toy():
+    """The loop is tested on an objective that compiles in a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(loop.OBJECTIVES, AutoencoderObjective, toy_objective)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +216,9 @@ def test_metrics_of_steps_that_come_again_are_dropped(stopped_run):
     assert all(row["loss"] < 99 for row in rows)
 
 
-def test_the_export_is_the_average_and_loads(ended_run, tmp_path):
-    state = train(replace(ended_run, export=tmp_path / "out"))
+def test_the_export_is_the_average_and_loads(autoencoder_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(loop.OBJECTIVES, AutoencoderObjective, autoencoder_objective)
+    state = train(replace(autoencoder_run, num_steps=2, export=tmp_path / "out"))
     config, params = load_autoencoder(tmp_path / "out")
     assert config.scaling_factor != 1.0
     jax.tree.map(

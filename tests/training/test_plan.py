@@ -121,6 +121,7 @@ def test_a_plan_for_tpus_has_their_attention(diffusion_run, monkeypatch):
     assert plan.model_flops == pytest.approx(plain.model_flops, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sweep_recommends_what_fits(diffusion_run):
     found = sweep(diffusion_run, "cpu:8")
     assert {plan.mesh["fsdp"] for plan in found} == {1, 2, 4, 8}
