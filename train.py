@@ -20,10 +20,10 @@ import tyro  # noqa: E402
 
 from jaxdiff.cli import exit_code, parse_or_explain  # noqa: E402
 from jaxdiff.errors import choose  # noqa: E402
+from jaxdiff.planning.tasks import print_caches, print_plan, split_task  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
 from jaxdiff.training.config import TrainConfig  # noqa: E402
 from jaxdiff.training.hosts import connect, exit_together, split_flags  # noqa: E402
-from jaxdiff.training.tasks import print_caches, print_plan, split_task  # noqa: E402
 
 
 def parse(arguments: list[str]) -> TrainConfig:

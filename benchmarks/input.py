@@ -27,10 +27,10 @@ from PIL import Image  # noqa: E402
 from benchmarks import operations  # noqa: E402
 from jaxdiff.data.buckets import fit  # noqa: E402
 from jaxdiff.data.images import decode_image  # noqa: E402
+from jaxdiff.planning.blueprint import blueprint  # noqa: E402
+from jaxdiff.planning.chips import CHIPS  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
-from jaxdiff.training.blueprint import blueprint  # noqa: E402
 from jaxdiff.training.cache import cached_rows  # noqa: E402
-from jaxdiff.training.chips import CHIPS  # noqa: E402
 
 KINDS = ("v5e", "v5p", "v6e", "h100")
 SIZES = {64: "emoji64", 256: "sd15", 512: "sd15"}  # pixels, and who trains on them

@@ -15,10 +15,10 @@ import jax
 from jaxdiff import target
 from jaxdiff.pipelines.draw import draw
 from jaxdiff.pipelines.network import Networks
-from jaxdiff.training.blueprint import with_unet_options
+from jaxdiff.planning.blueprint import with_unet_options
+from jaxdiff.planning.traced import probe
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.flops import count_flops
-from jaxdiff.training.traced import probe
 
 _PLAIN = "tpu"  # the platform for which networks compile to plain products and convolutions
 

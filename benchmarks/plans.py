@@ -17,12 +17,12 @@ from jaxdiff import platform  # noqa: E402
 
 platform.configure(accelerator=False)
 
+from jaxdiff.planning.chips import GIB  # noqa: E402
+from jaxdiff.planning.compiled import make_plan  # noqa: E402
+from jaxdiff.planning.plan import Plan  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
-from jaxdiff.training.chips import GIB  # noqa: E402
 from jaxdiff.training.config import TrainConfig  # noqa: E402
 from jaxdiff.training.options import EFFORTS  # noqa: E402
-from jaxdiff.training.plan import Plan  # noqa: E402
-from jaxdiff.training.plan_compile import make_plan  # noqa: E402
 
 PODS = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16")
 CASES = {  # batch over all chips, micro-batches

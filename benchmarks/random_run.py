@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiff.planning.blueprint import blueprint
 from jaxdiff.training.begin import key_on_devices
-from jaxdiff.training.blueprint import blueprint
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.optimizer import make_optimizer
 from jaxdiff.training.parallel import Runner

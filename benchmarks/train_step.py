@@ -72,8 +72,8 @@ def combinations(args: Arguments) -> list[dict[str, Any]]:
 
 def configured(what: dict[str, Any]) -> Any:
     """The run of a combination."""
+    from jaxdiff.planning.blueprint import with_unet_options
     from jaxdiff.presets import PRESETS
-    from jaxdiff.training.blueprint import with_unet_options
     from jaxdiff.training.options import MeshConfig
 
     run = with_unet_options(
@@ -97,9 +97,9 @@ def measure(what: dict[str, Any], steps: int, flops: float) -> dict[str, Any]:
     import jax
 
     from benchmarks.random_run import random_inputs
+    from jaxdiff.planning.traced import trace_step
     from jaxdiff.training.parallel import make_runner
     from jaxdiff.training.sharding import make_mesh
-    from jaxdiff.training.traced import trace_step
 
     run = configured(what)
     runner, mesh, laps = make_runner(run), make_mesh(run.mesh), measuring.Laps(time.time())

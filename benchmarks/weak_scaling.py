@@ -3,7 +3,7 @@
     python benchmarks/weak_scaling.py sd15 [--kind v5e] [--rows 8] [--compile] [--out scaling.png]
 
 Weak scaling: every chip has the same number of examples. The table has, for data-parallel and FSDP,
-the bytes that a chip sends in a step and the least times of eq. (1) of `jaxdiff.training.plan`, by
+the bytes that a chip sends in a step and the least times of eq. (1) of `jaxdiff.planning.plan`, by
 estimate or, with --compile, read from the compiled step; and the examples on a chip below which the
 links would take longer than computing: their time does not depend on the examples, but for those
 that are micro-batches. The picture has bytes over chips.
@@ -24,17 +24,17 @@ platform.configure(accelerator=False)
 from PIL import Image, ImageDraw  # noqa: E402
 
 from jaxdiff import target  # noqa: E402
+from jaxdiff.planning.blueprint import blueprint  # noqa: E402
+from jaxdiff.planning.chips import CHIPS, parse_topology  # noqa: E402
+from jaxdiff.planning.compiled import make_plan  # noqa: E402
+from jaxdiff.planning.estimate import estimate, probe_costs  # noqa: E402
+from jaxdiff.planning.plan import Plan  # noqa: E402
+from jaxdiff.planning.topology import planned_devices  # noqa: E402
+from jaxdiff.planning.traced import abstract_state  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402
-from jaxdiff.training.blueprint import blueprint  # noqa: E402
-from jaxdiff.training.chips import CHIPS, parse_topology  # noqa: E402
 from jaxdiff.training.config import TrainConfig  # noqa: E402
 from jaxdiff.training.options import MeshConfig  # noqa: E402
-from jaxdiff.training.plan import Plan  # noqa: E402
-from jaxdiff.training.plan_compile import make_plan  # noqa: E402
-from jaxdiff.training.plan_estimate import estimate, probe_costs  # noqa: E402
 from jaxdiff.training.sharding import make_mesh  # noqa: E402
-from jaxdiff.training.topology import planned_devices  # noqa: E402
-from jaxdiff.training.traced import abstract_state  # noqa: E402
 
 FSDP = 16  # devices that share the state; what is left of the chips is data-parallel
 MESHES = {"data": lambda n: MeshConfig(n, 1), "fsdp": lambda n: MeshConfig(-1, min(FSDP, n))}

@@ -8,12 +8,10 @@ A kernel in Pallas counts what it does for one block as often as it has blocks.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
-
-from jaxdiff.training.liveness import inside
 
 
 def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
@@ -24,6 +22,14 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     return sum(_equation(each) for each in inner.eqns)
+
+
+def inside(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
+    """The functions that an equation with these parameters calls."""
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, ClosedJaxpr | Jaxpr):
+                yield each
 
 
 def _equation(equation: Any) -> float:

@@ -12,17 +12,17 @@ import pytest
 
 from jaxdiff.errors import UserError
 from jaxdiff.models import attention, parameter_shapes
+from jaxdiff.planning.batches import command, recommend, sweep, table
+from jaxdiff.planning.blueprint import blueprint, with_unet_options
+from jaxdiff.planning.chips import parse_topology
+from jaxdiff.planning.compiled import make_plan, traffic
+from jaxdiff.planning.plan import Plan
+from jaxdiff.planning.report import render
+from jaxdiff.planning.traced import probe
 from jaxdiff.presets import PRESETS
 from jaxdiff.training import dispatch, loop
-from jaxdiff.training.blueprint import blueprint, with_unet_options
-from jaxdiff.training.chips import parse_topology
 from jaxdiff.training.options import MeshConfig, OptimizerConfig
-from jaxdiff.training.plan import Plan
-from jaxdiff.training.plan_batches import command, recommend, sweep, table
-from jaxdiff.training.plan_compile import make_plan, traffic
-from jaxdiff.training.plan_report import render
 from jaxdiff.training.sharding import bytes_per_device
-from jaxdiff.training.traced import probe
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"

@@ -14,8 +14,8 @@ from toy import toy_objective
 
 from jaxdiff.errors import UserError
 from jaxdiff.models import attention
+from jaxdiff.planning.blueprint import with_unet_options
 from jaxdiff.training import loop
-from jaxdiff.training.blueprint import with_unet_options
 from jaxdiff.training.metrics import MetricsWriter
 from jaxdiff.training.options import MeshConfig, PreviewConfig
 from jaxdiff.training.parallel import make_runner

@@ -12,8 +12,8 @@ from jaxdiff.convert import load_model
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
+from jaxdiff.planning.blueprint import blueprint
 from jaxdiff.training import cache
-from jaxdiff.training.blueprint import blueprint
 from jaxdiff.training.config import FinetuneObjective, ScratchMethod
 from jaxdiff.training.objective import Share
 from jaxdiff.training.precompute import precompute

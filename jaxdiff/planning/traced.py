@@ -11,10 +11,10 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxdiff.training.blueprint import Blueprint, blueprint
+from jaxdiff.planning.blueprint import Blueprint, blueprint
+from jaxdiff.planning.liveness import kept_bytes
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.flops import count_flops
-from jaxdiff.training.liveness import kept_bytes
 from jaxdiff.training.optimizer import learning_rate, make_optimizer
 from jaxdiff.training.parallel import Runner
 from jaxdiff.training.sharding import ROWS, abstract

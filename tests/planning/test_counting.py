@@ -8,9 +8,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff import target
 from jaxdiff.models.attention import einsum_attention, splash_attention
-from jaxdiff.training.collectives import Collective, read_collectives
+from jaxdiff.planning.collectives import Collective, read_collectives
+from jaxdiff.planning.liveness import kept_bytes
 from jaxdiff.training.flops import count_flops
-from jaxdiff.training.liveness import kept_bytes
 
 X, W = jnp.zeros((4, 16)), jnp.zeros((16, 8))
 IMAGE, KERNEL = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))

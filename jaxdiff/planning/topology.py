@@ -7,7 +7,7 @@ import jax
 
 from jaxdiff import platform
 from jaxdiff.errors import UserError
-from jaxdiff.training.chips import Topology
+from jaxdiff.planning.chips import Topology
 
 _LEVELS = ("jax_optimization_level", "jax_memory_fitting_level")
 

@@ -15,9 +15,9 @@ Axis legend: B examples of a batch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxdiff.training.blueprint import with_unet_options
-from jaxdiff.training.chips import Topology
-from jaxdiff.training.collectives import Collective
+from jaxdiff.planning.blueprint import with_unet_options
+from jaxdiff.planning.chips import Topology
+from jaxdiff.planning.collectives import Collective
 from jaxdiff.training.config import TrainConfig
 
 _STAND_IN = "blocked"  # keeps as little as cuDNN's kernel, which only compiles where the card is

@@ -16,14 +16,14 @@ from jax.sharding import Mesh
 
 from jaxdiff import target
 from jaxdiff.models import Remat
-from jaxdiff.training.blueprint import blueprint, has_unet, recomputes, with_unet_options
-from jaxdiff.training.chips import Topology
-from jaxdiff.training.collectives import Collective
+from jaxdiff.planning.blueprint import blueprint, has_unet, recomputes, with_unet_options
+from jaxdiff.planning.chips import Topology
+from jaxdiff.planning.collectives import Collective
+from jaxdiff.planning.plan import Plan
+from jaxdiff.planning.traced import Probe, device_bytes, probe
 from jaxdiff.training.config import TrainConfig
-from jaxdiff.training.plan import Plan
 from jaxdiff.training.sharding import DATA, FSDP, abstract, shardings
 from jaxdiff.training.step import Params, TrainState
-from jaxdiff.training.traced import Probe, device_bytes, probe
 
 
 class Costs(NamedTuple):

@@ -8,10 +8,12 @@ also reorder, and compute cheap things twice, so this is a guide to choose by an
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxdiff.training.flops import inside
 
 _VIEWS = (
     "reshape",
@@ -109,14 +111,6 @@ class _Uses:
             return False
         once = self._count[variable] == 1 and variable not in self._kept
         return not (once and _is_elementwise(equation))
-
-
-def inside(params: dict[str, Any]) -> Iterator[ClosedJaxpr | Jaxpr]:
-    """The functions that an equation with these parameters calls."""
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, ClosedJaxpr | Jaxpr):
-                yield each
 
 
 def _is_view(equation: Any) -> bool:

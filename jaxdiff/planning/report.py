@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 
-from jaxdiff.training.chips import GIB
-from jaxdiff.training.plan import Plan
+from jaxdiff.planning.chips import GIB
+from jaxdiff.planning.plan import Plan
 
 _WIDTH = 26
 

@@ -11,17 +11,17 @@ from jax.sharding import Mesh
 
 from jaxdiff import target
 from jaxdiff.errors import UserError
-from jaxdiff.training.blueprint import blueprint, has_unet, recomputes, with_unet_options
-from jaxdiff.training.chips import GIB, Topology, parse_topology
+from jaxdiff.planning.blueprint import blueprint, has_unet, recomputes, with_unet_options
+from jaxdiff.planning.chips import GIB, Topology, parse_topology
+from jaxdiff.planning.compiled import make_plan
+from jaxdiff.planning.estimate import Costs, estimate, probe_costs
+from jaxdiff.planning.plan import Plan, for_platform
+from jaxdiff.planning.topology import planned_devices
+from jaxdiff.planning.traced import abstract_state
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.options import MeshConfig
-from jaxdiff.training.plan import Plan, for_platform
-from jaxdiff.training.plan_compile import make_plan
-from jaxdiff.training.plan_estimate import Costs, estimate, probe_costs
 from jaxdiff.training.sharding import make_mesh
 from jaxdiff.training.step import TrainState
-from jaxdiff.training.topology import planned_devices
-from jaxdiff.training.traced import abstract_state
 
 _TRIES = 3  # plans compiled at the most
 _MARGIN = 0.9  # of the memory, that an estimate may fill

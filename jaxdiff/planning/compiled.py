@@ -9,16 +9,16 @@ import jax
 
 from jaxdiff import target
 from jaxdiff.errors import UserError
-from jaxdiff.training.blueprint import blueprint
-from jaxdiff.training.chips import parse_topology
-from jaxdiff.training.collectives import read_collectives
+from jaxdiff.planning.blueprint import blueprint
+from jaxdiff.planning.chips import parse_topology
+from jaxdiff.planning.collectives import read_collectives
+from jaxdiff.planning.estimate import estimate, probe_costs
+from jaxdiff.planning.plan import Plan, for_platform
+from jaxdiff.planning.topology import compiling, planned_devices
+from jaxdiff.planning.traced import TracedStep, abstract_state, trace_step
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.parallel import make_runner
-from jaxdiff.training.plan import Plan, for_platform
-from jaxdiff.training.plan_estimate import estimate, probe_costs
 from jaxdiff.training.sharding import make_mesh
-from jaxdiff.training.topology import compiling, planned_devices
-from jaxdiff.training.traced import TracedStep, abstract_state, trace_step
 
 TPU_EFFORT = "O0"  # of the compiler: six times as fast as what a run takes (docs/planning.md)
 _AS_A_RUN = (None, "O2", "O3")

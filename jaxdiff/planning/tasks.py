@@ -39,9 +39,9 @@ def print_plan(preset: str, run: TrainConfig, asked: argparse.Namespace) -> None
     Raises:
       UserError: there is no such topology, or the run does not divide over it.
     """
-    from jaxdiff.training.plan_batches import recommend
-    from jaxdiff.training.plan_compile import make_plan
-    from jaxdiff.training.plan_report import render
+    from jaxdiff.planning.batches import recommend
+    from jaxdiff.planning.compiled import make_plan
+    from jaxdiff.planning.report import render
 
     make = recommend if asked.plan_batches else make_plan
     print(render(make(run, asked.plan, asked.plan_effort), preset))
