@@ -136,15 +136,16 @@ def damage(run: Run, draw: random.Random, number: int) -> str:
     process.send_signal(signal.SIGKILL)
     process.wait()
     step = run.newest()
-    arrays = step.glob("state/ocdbt.process_*/d/*")  # their numbers: other files are not all read
-    file = max(arrays, key=lambda f: f.stat().st_size)
+    cut = number % 2 == 1  # of the index, all of which is read; bits, of the numbers it points at
+    files = step.glob("state/d/*" if cut else "state/ocdbt.process_*/d/*")
+    file = max(files, key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
-    if number % 2:
+    if cut:
         content = content[: draw.randrange(len(content))]
     else:
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     file.write_bytes(bytes(content))
-    return f"checkpoint {step.name} {'cut off' if number % 2 else 'with a bit flipped'}"
+    return f"checkpoint {step.name} {'cut off' if cut else 'with a bit flipped'}"
 
 
 def full(run: Run, draw: random.Random, number: int) -> str:
