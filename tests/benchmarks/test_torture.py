@@ -9,7 +9,6 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "torture.py"
 
 
-@pytest.mark.ci
 @pytest.mark.slow
 def test_a_run_that_is_ended_again_and_again_ends_as_one_left_alone():
     counts = "--kills 2 --terms 1 --damages 2 --full 0".split()

@@ -33,7 +33,10 @@ def _theirs(directory, prompts, latents, **options):
     return (images * 255).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize(("name", "guidance"), [("emoji", 1.0), *((name, 5.0) for name in NOISES)])
+@pytest.mark.parametrize(
+    ("name", "guidance"),
+    [pytest.param("emoji", 1.0, marks=pytest.mark.slow), *((name, 5.0) for name in NOISES)],
+)
 def test_equal_pictures(name, guidance, tiny_model, tmp_path):
     save_model(tmp_path / "m", dataclasses.replace(tiny_model, noise=NOISES[name]))
     prompts = ["red heart", "cat face, noto style"]

@@ -124,7 +124,7 @@ def predict(model, unet_params, text_params):
     return unet.apply({"params": unet_params}, z, jnp.full(1, 500.0), text.last_hidden)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+@pytest.mark.parametrize("layout", [pytest.param("diffusers", marks=pytest.mark.slow), "kohya"])
 def test_a_lora_loads_as_what_was_trained(short, tiny_model, tmp_path, layout, finetune_run):
     run = short("lora")
     method = replace(METHODS["lora"], layout=layout)
