@@ -21,9 +21,9 @@ _ACCELERATORS = ("jax_plugins", "libtpu")  # what jax finds GPUs and TPUs by
 def keep_heap() -> bool:
     """Set up the heap; call it before jax starts. Returns whether that was done.
 
-    It is left alone unless JAXDIFF_KEEP_HEAP=1 is in the environment, and where jax has accelerators
-    to compute on, where the C library is not glibc, and where the user has set it up otherwise
-    (`MALLOC_...` or `GLIBC_TUNABLES`).
+    It is left alone unless JAXDIFF_KEEP_HEAP=1 is in the environment, and where jax has
+    accelerators to compute on, where the C library is not glibc, and where the user has set it up
+    otherwise (`MALLOC_...` or `GLIBC_TUNABLES`).
     """
     if os.environ.get("JAXDIFF_KEEP_HEAP") != "1" or not _computes_on_cpu() or _chosen():
         return False
