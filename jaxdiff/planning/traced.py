@@ -14,11 +14,12 @@ from jaxtyping import PyTree
 from jaxdiff.planning.blueprint import Blueprint, blueprint
 from jaxdiff.planning.liveness import kept_bytes
 from jaxdiff.training.config import TrainConfig
+from jaxdiff.training.dispatch import step_of
 from jaxdiff.training.flops import count_flops
-from jaxdiff.training.optimizer import learning_rate, make_optimizer
+from jaxdiff.training.optimizer import make_optimizer
 from jaxdiff.training.parallel import Runner
 from jaxdiff.training.sharding import ROWS, abstract
-from jaxdiff.training.step import StepKeys, TrainState, init_state, make_gradients, make_train_step
+from jaxdiff.training.step import StepKeys, TrainState, init_state, make_gradients
 
 _ROWS = 13  # a batch that no dimension of a network is a multiple of
 
@@ -66,13 +67,7 @@ def trace_step(run: TrainConfig, mesh: Mesh, runner: Runner) -> TracedStep:
     """
     blue, optimizer = blueprint(run), make_optimizer(run.optimizer, run.num_steps)
     state, key = abstract_state(blue, run), jax.eval_shape(lambda: jax.random.key(0))
-    step = make_train_step(
-        blue.loss,
-        optimizer,
-        learning_rate(run.optimizer, run.num_steps),
-        run.ema,
-        accumulate=run.optimizer.accumulate,
-    )
+    step = step_of(run, blue.loss, optimizer, runner)
     state, frozen, key = (
         abstract(tree, runner.shardings(tree)) for tree in (state, blue.frozen, key)
     )

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 from typing import Any
 
@@ -18,7 +18,14 @@ from jaxdiff.training.metrics import Throughput
 from jaxdiff.training.objective import Objective
 from jaxdiff.training.optimizer import learning_rate
 from jaxdiff.training.parallel import HostBatch, Runner
-from jaxdiff.training.step import Metrics, Params, TrainState, make_train_step, several_steps
+from jaxdiff.training.step import (
+    LossFn,
+    Metrics,
+    Params,
+    TrainState,
+    make_train_step,
+    several_steps,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,20 @@ def feed(
             yield runner.put_batch(jax.tree.map(lambda *each: np.stack(each), *parts))
 
 
+def step_of(
+    config: TrainConfig, loss: LossFn, optimizer: optax.GradientTransformation, runner: Runner
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The train step of a run's config: (state, frozen, batch, key) -> (state, metrics)."""
+    return make_train_step(
+        loss,
+        optimizer,
+        learning_rate(config.optimizer, config.num_steps),
+        config.ema,
+        accumulate=config.optimizer.accumulate,
+        axis_name=runner.axis_name,
+    )
+
+
 class Steps:
     """The train step or several of them, compiled once for each size of pictures that comes."""
 
@@ -69,14 +90,7 @@ class Steps:
         self._config, self._runner, self._throughput = config, runner, throughput
         self._compiled: dict[tuple, tuple[Any, float]] = {}
         self._flying: deque[Metrics] = deque(maxlen=_AHEAD)
-        step = make_train_step(
-            objective.loss,
-            optimizer,
-            learning_rate(config.optimizer, config.num_steps),
-            config.ema,
-            accumulate=config.optimizer.accumulate,
-            axis_name=runner.axis_name,
-        )
+        step = step_of(config, objective.loss, optimizer, runner)
         self._run = step if config.steps_per_dispatch == 1 else several_steps(step)
 
     def __call__(
