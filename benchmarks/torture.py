@@ -112,7 +112,7 @@ def let_it_work(run: Run, draw: random.Random) -> subprocess.Popen:
 def kill(run: Run, draw: random.Random, number: int) -> str:
     """SIGKILL; every second time while saving."""
     process = let_it_work(run, draw)
-    while_saving = number % 2 == 1 and wait(process, run.saving)
+    while_saving = number % 2 == 0 and wait(process, run.saving)
     process.send_signal(signal.SIGKILL)
     code = process.wait()
     assert code == -signal.SIGKILL, run.said()
@@ -136,7 +136,7 @@ def damage(run: Run, draw: random.Random, number: int) -> str:
     process.send_signal(signal.SIGKILL)
     process.wait()
     step = run.newest()
-    cut = number % 2 == 1  # of the index, all of which is read; bits, of the numbers it points at
+    cut = number % 2 == 0  # of the index, all of which is read; bits, of the numbers it points at
     files = step.glob("state/d/*" if cut else "state/ocdbt.process_*/d/*")
     file = max(files, key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())

@@ -9,10 +9,10 @@ from jaxtyping import install_import_hook
 from jaxdiff import platform
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tests want eight devices, which only a CPU fakes
-# Tests compile much and compute little: unoptimised machine code halves their time.
-os.environ["XLA_FLAGS"] = platform.merge_flags(
-    os.environ.get("XLA_FLAGS", ""), {"--xla_backend_optimization_level": "0"}
-)
+# Tests compile much and compute little: unoptimised machine code halves their time, and the plainer
+# way to emit it takes a fifth of what is left.
+_QUICK = {"--xla_backend_optimization_level": "0", "--xla_cpu_use_fusion_emitters": "false"}
+os.environ["XLA_FLAGS"] = platform.merge_flags(os.environ.get("XLA_FLAGS", ""), _QUICK)
 platform.configure(host_devices=8)
 
 # Annotations such as Float[Array, "B H W C"] are checked at every call, here and nowhere else.

@@ -135,7 +135,7 @@ def _aligned_mask():
     return mask
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_few_steps(steps, models, monkeypatch):
     """LCM: the guidance scale is an input of the network, and one call makes a step."""
     from diffusers.schedulers import scheduling_lcm

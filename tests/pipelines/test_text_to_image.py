@@ -59,7 +59,7 @@ def test_nothing_to_draw_is_said(pipe):
         pipe("cat", [])
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a"])
+@pytest.mark.parametrize("sampler", [pytest.param("dpmpp_2m", marks=pytest.mark.slow), "euler_a"])
 def test_batch_and_position_do_not_change_a_picture(pipe, sampler):
     settings = FEW | {"sampler": sampler}
     prompts = PROMPTS * 3

@@ -58,7 +58,7 @@ def compare(ours, theirs, prompt, base):
     assert (pixels != base(prompt, [0], latents=noise, **OPTIONS)).any()
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+@pytest.mark.parametrize("layout", ["diffusers", pytest.param("kohya", marks=pytest.mark.slow)])
 def test_a_lora(finetune_run, theirs, tiny_model_dir, tmp_path, layout):
     pytest.importorskip("peft")
     method = LoraMethod(rank=2, targets="transformer", text_encoder=True, layout=layout)

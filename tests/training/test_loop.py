@@ -216,6 +216,7 @@ def test_metrics_of_steps_that_come_again_are_dropped(stopped_run):
     assert all(row["loss"] < 99 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_export_is_the_average_and_loads(autoencoder_run, tmp_path, monkeypatch):
     monkeypatch.setitem(loop.OBJECTIVES, AutoencoderObjective, autoencoder_objective)
     state = train(replace(autoencoder_run, num_steps=2, export=tmp_path / "out"))

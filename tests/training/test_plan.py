@@ -74,6 +74,7 @@ def _agree(run, monkeypatch):
     return plan
 
 
+@pytest.mark.slow
 def test_a_plan_for_cpus_is_what_the_run_allocates(diffusion_run, monkeypatch):
     run = replace(diffusion_run, mesh=MESHES["fsdp"])
     plan = _agree(run, monkeypatch)
