@@ -143,6 +143,21 @@ def test_collectives_in_every_spelling():
     assert found[0].sent == 120 * 3 / 4
 
 
+def test_a_loop_of_a_tpus_program_turns_as_often_as_its_condition_says():
+    condition = """%bounded (p: (s32[], f32[8])) -> pred[] {
+  %four = s32[]{:T(128)} constant(4)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %four), direction=LT
+}
+
+ENTRY"""
+    loop, known = "while(%t), ", ', backend_config={"known_trip_count":{"n":"3"}}'
+    hlo = HLO.replace(known, "").replace(loop, loop + "condition=%bounded, ")
+    found = sorted(read_collectives(hlo.replace("ENTRY", condition), 8))
+    assert found[2] == Collective("all-reduce", 4096, 4, 4)
+    assert found[3] == Collective("reduce-scatter", 256, 4, 1)
+
+
 def test_collectives_of_a_real_program():
     """Gradients over a batch in eight parts are summed once: 2 S 7/8 bytes sent."""
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
