@@ -71,7 +71,7 @@ def _work(plan: Plan) -> list[tuple[str, str]]:
         ("  which binds", binds),
         (
             "at most" if plan.firm else "about",
-            f"{plan.images_per_second:,.4g} images/s, MFU {plan.mfu:.1%}",
+            f"{_rate(plan.images_per_second)} images/s, MFU {plan.mfu:.1%}",
         ),
     ]
 
@@ -95,3 +95,9 @@ def _collectives(plan: Plan) -> list[tuple[str, str]]:
         for kind, (count, size, sent) in sorted(kinds.items())
     ]
     return [("collectives", "" if lines else "none"), *lines]
+
+
+def _rate(images_per_second: float) -> str:
+    """Four digits that count, and no exponent."""
+    rounded = float(f"{images_per_second:.4g}")
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:g}"
