@@ -3,8 +3,9 @@
 XLA allocates the temporary memory of every call anew. glibc takes it from the system and hands it
 back, so that every call waits for its pages of 4 KB to be cleared, and its products for the
 processor to find them. Kept, and in pages of 2 MB, the same train step takes nine tenths of the
-time (docs/performance.md). The price: a process that does not shrink, and takes twice the memory
-where a large model is loaded. So it is done where the user asks for it: JAXDIFF_KEEP_HEAP=1.
+time (docs/performance.md). The price: a process that does not shrink, and may take twice the
+memory with a large model, whose blocks, once freed, are nibbled at before a call wants as much
+again. So it is done where the user asks for it: JAXDIFF_KEEP_HEAP=1.
 """
 
 import ctypes
