@@ -176,9 +176,8 @@ def _translate(content: dict[str, Any], name: str, path: Path) -> dict[str, Any]
     content = dict(content)
     if name == "CLIPTextModel":
         content.pop("projection_dim", None)  # written, but not a part of this class
-    if name.startswith("CLIP") and content.get("eos_token_id") == 2:
-        # Old files say 2 and mean the highest id (transformers#24773) that is no added token.
-        content["eos_token_id"] = min(content.get("vocab_size", _CLIP_IDS), _CLIP_IDS) - 1
+    if name.startswith("CLIP"):
+        mend_end_token(content)
     for key in ("layers_per_block", "cross_attention_dim"):  # one number per level, if all agree
         value = content.get(key)
         if isinstance(value, list) and len(set(value)) == 1:
@@ -190,6 +189,15 @@ def _translate(content: dict[str, Any], name: str, path: Path) -> dict[str, Any]
             if set(content.get(key, [block])) != {block}:
                 raise UserError(f"{path}: {key} {content[key]} is not supported; only {block} is")
     return content
+
+
+def mend_end_token(content: dict[str, Any]) -> None:
+    """Put the end token's id where an old configuration of a text encoder says 2.
+
+    It means the highest id (transformers#24773) that is no added token.
+    """
+    if content.get("eos_token_id") == 2:
+        content["eos_token_id"] = min(content.get("vocab_size", _CLIP_IDS), _CLIP_IDS) - 1
 
 
 def require_implied(key: str, value: Any, implied: dict[str, Any], source: str) -> None:

@@ -20,7 +20,7 @@ TO_OURS: Rules = (
     (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
     (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
     (r"\.(\d+)(?=\.)", r"_\1"),  # index of a list: resnets.1 -> resnets_1
-    (r"(norm\d?|norm_out)\.weight$", r"\1.scale"),
+    (r"(norm\d?|norm_out|layrnorm|\bbn)\.weight$", r"\1.scale"),
     (r"(token_embedding|position_embedding|class_embedding)\.weight$", r"\1.embedding"),
     (r"\.weight$", ".kernel"),
     (r"\.", "/"),
@@ -29,12 +29,13 @@ TO_OURS: Rules = (
 # our path -> torch key; applied in order.
 TO_TORCH: Rules = (
     (r"/(kernel|scale|embedding)$", "/weight"),
-    (r"(?<!linear)_(\d+)(?=/)", r"/\1"),  # linear_1 and linear_2 are names, not indices
+    # linear_1 and linear_2 are names, not indices; so are branch3x3_1, branch7x7dbl_2, ...
+    (r"(?<!linear)(?<!branch\dx\d)(?<!branch7x7x3)(?<!dbl)_(\d+)(?=/)", r"/\1"),
     (r"/", "."),
 )
 
 # Buffers that old checkpoints carry and nothing needs.
-IGNORED = (r"(^|\.)position_ids$",)
+IGNORED = (r"(^|\.)position_ids$", r"\.num_batches_tracked$")
 
 # Dense layers here that torch stores as 1x1 convolutions.
 UNIT_CONVOLUTIONS = (

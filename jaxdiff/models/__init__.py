@@ -14,10 +14,12 @@ from jaxdiff.models.controlnet import (
     copy_trunk,
     scale_residuals,
 )
+from jaxdiff.models.inception import InceptionConfig, InceptionOutput, InceptionV3
 from jaxdiff.models.shapes import example_inputs, network, parameter_shapes
 from jaxdiff.models.text_encoder import TextEncoder, TextEncoderConfig, TextOutput
 from jaxdiff.models.unet import ControlResiduals, UNet, UNetConfig
 from jaxdiff.models.unet_config import Remat
+from jaxdiff.models.vision import VisionEncoder, VisionEncoderConfig
 
 __all__ = [
     "Autoencoder",
@@ -25,12 +27,17 @@ __all__ = [
     "ControlNet",
     "ControlNetConfig",
     "ControlResiduals",
+    "InceptionConfig",
+    "InceptionOutput",
+    "InceptionV3",
     "Remat",
     "TextEncoder",
     "TextEncoderConfig",
     "TextOutput",
     "UNet",
     "UNetConfig",
+    "VisionEncoder",
+    "VisionEncoderConfig",
     "add_residuals",
     "controlnet_config",
     "copy_trunk",

@@ -9,16 +9,27 @@ from jax.typing import DTypeLike
 
 from jaxdiff.models.autoencoder import Autoencoder, AutoencoderConfig
 from jaxdiff.models.controlnet import ControlNet, ControlNetConfig
+from jaxdiff.models.inception import InceptionConfig, InceptionV3
 from jaxdiff.models.text_encoder import TextEncoder, TextEncoderConfig
 from jaxdiff.models.unet import UNet, UNetConfig
+from jaxdiff.models.vision import VisionEncoder, VisionEncoderConfig
 
-NetworkConfig = UNetConfig | ControlNetConfig | AutoencoderConfig | TextEncoderConfig
+NetworkConfig = (
+    UNetConfig
+    | ControlNetConfig
+    | AutoencoderConfig
+    | TextEncoderConfig
+    | InceptionConfig
+    | VisionEncoderConfig
+)
 
 _NETWORKS = {
     UNetConfig: UNet,
     ControlNetConfig: ControlNet,
     AutoencoderConfig: Autoencoder,
     TextEncoderConfig: TextEncoder,
+    InceptionConfig: InceptionV3,
+    VisionEncoderConfig: VisionEncoder,
 }
 
 
@@ -31,6 +42,8 @@ def example_inputs(config: NetworkConfig) -> dict[str, Any]:
     """Arguments that the network takes, by name, all zero and as small as they may be."""
     if isinstance(config, TextEncoderConfig):
         return {"ids": jnp.zeros((1, 1), jnp.int32)}
+    if isinstance(config, InceptionConfig | VisionEncoderConfig):
+        return {"x": jnp.zeros((1, config.image_size, config.image_size, 3))}
     if isinstance(config, AutoencoderConfig):
         size = config.downscale
         return {

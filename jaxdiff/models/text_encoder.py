@@ -7,7 +7,7 @@ Axis legend: B batch, T tokens, D width, N heads.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -78,6 +78,18 @@ class TextEncoderConfig:
             )
 
 
+@runtime_checkable
+class TransformerConfig(Protocol):
+    """What the layers want to know of a text or a picture encoder's configuration."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+
+
 class TextOutput(NamedTuple):
     """What a text encoder says of its tokens, float32."""
 
@@ -90,10 +102,11 @@ class TextOutput(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Causal multi-head self-attention: [B T D] -> [B T D]."""
+    """Multi-head self-attention, `causal` or over all tokens: [B T D] -> [B T D]."""
 
     heads: int
     dtype: DTypeLike
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -102,15 +115,15 @@ class SelfAttention(nn.Module):
             Dense(width, dtype=self.dtype, name=name)(x).reshape(batch, tokens, self.heads, -1)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        causal = jnp.tril(jnp.ones((1, 1, tokens, tokens), bool))
-        out = einsum_attention(q, k, v, causal).reshape(x.shape)
+        mask = jnp.tril(jnp.ones((1, 1, tokens, tokens), bool)) if self.causal else None
+        out = einsum_attention(q, k, v, mask).reshape(x.shape)
         return Dense(width, dtype=self.dtype, name="out_proj")(out)
 
 
 class MLP(nn.Module):
     """Two dense layers: [B T D] -> [B T D]."""
 
-    config: TextEncoderConfig
+    config: TransformerConfig
     dtype: DTypeLike
 
     @nn.compact
@@ -123,14 +136,18 @@ class MLP(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each pre-norm and residual: [B T D] -> [B T D]."""
 
-    config: TextEncoderConfig
+    config: TransformerConfig
     dtype: DTypeLike
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         config, epsilon = self.config, self.config.layer_norm_eps
         h = LayerNorm(epsilon, dtype=self.dtype, name="layer_norm1")(x)
-        x = x + SelfAttention(config.num_attention_heads, self.dtype, name="self_attn")(h)
+        attend = SelfAttention(
+            config.num_attention_heads, self.dtype, self.causal, name="self_attn"
+        )
+        x = x + attend(h)
         h = LayerNorm(epsilon, dtype=self.dtype, name="layer_norm2")(x)
         return x + MLP(config, self.dtype, name="mlp")(h)
 
@@ -157,14 +174,16 @@ class Embeddings(nn.Module):
 class Layers(nn.Module):
     """The stack of layers: [B T D] -> every layer's output, the input first."""
 
-    config: TextEncoderConfig
+    config: TransformerConfig
     dtype: DTypeLike
+    causal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
         states = [x]
         for i in range(self.config.num_hidden_layers):
-            states.append(EncoderLayer(self.config, self.dtype, name=f"layers_{i}")(states[-1]))
+            layer = EncoderLayer(self.config, self.dtype, self.causal, name=f"layers_{i}")
+            states.append(layer(states[-1]))
         return tuple(states)
 
 

@@ -1,0 +1,17 @@
+"""Measure pictures: `python -m jaxdiff.evaluate --help`; docs/evaluation.md explains the numbers.
+
+python -m jaxdiff.evaluate compare emoji/permissive@heldout out --extractor clip:FOLDER
+python -m jaxdiff.evaluate audit out --training emoji/permissive@train \\
+    --held-out emoji/permissive@heldout --page pairs.html
+"""
+
+import sys
+
+from jaxdiff import platform
+
+platform.configure()
+
+from jaxdiff.evaluate.commands import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""The measures of one set of pictures against a reference, by name.
+
+Axis legend: N pictures, D numbers in a feature.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdiff.errors import UserError, choose
+from jaxdiff.evaluate.frechet import (
+    Moments,
+    can_extrapolate,
+    extrapolated,
+    frechet_distance,
+    moments,
+    require_full_rank,
+)
+from jaxdiff.evaluate.kernel import SUBSETS, cmmd, kid, subset_size
+from jaxdiff.evaluate.manifold import NEIGHBOURS, manifold
+from jaxdiff.evaluate.statistics import Statistics
+
+
+class Score(NamedTuple):
+    """One number."""
+
+    name: str
+    """What it is."""
+    value: float
+    """nan where it cannot be had; the note then says why."""
+    note: str = ""
+    """What to know of it: bias, numbers that went in."""
+
+
+class Options(NamedTuple):
+    """How to measure."""
+
+    neighbours: int = NEIGHBOURS
+    """k of precision, recall, density and coverage."""
+    subsets: int = SUBSETS
+    """Random subsets of the kernel distance."""
+    subset_size: int | None = None
+    """Pictures of a subset; None: 1000, or half of the smaller set."""
+    few_samples: bool = False
+    """Take the Fréchet distance of sets with a singular covariance too."""
+    seed: int = 0
+    """Of all random subsets."""
+
+
+Features = Float[np.ndarray, "N D"]
+Measure = Callable[[Statistics, Features, Options], list[Score]]
+
+
+def measure(
+    reference: Statistics, features: Features, names: Sequence[str], options: Options
+) -> list[Score]:
+    """The scores of some measures.
+
+    Args:
+      reference: what to compare with.
+      features: of the samples, by the same extractor.
+      names: of `MEASURES`; empty: all that the extractor has a meaning for.
+      options: how.
+
+    Raises:
+      UserError: a name is unknown, a measure wants more samples, or features that are not there.
+    """
+    by_clip = reference.extractor.startswith("clip")
+    names = names or [name for name in MEASURES if name != "cmmd" or by_clip]
+    for name in names:
+        choose("measure", name, MEASURES)
+    if "cmmd" in names and not by_clip:
+        raise UserError(f"cmmd is of CLIP's embeddings; the extractor is {reference.extractor}")
+    return [score for name in names for score in MEASURES[name](reference, features, options)]
+
+
+def _frechet(reference: Statistics, features: Features, options: Options) -> list[Score]:
+    given = moments(features)
+    if not options.few_samples:
+        require_full_rank(reference.moments, given)
+    note = f"too large by about c / N at N = {given.count}"
+    distance = frechet_distance(reference.moments, given)
+    return [Score("Fréchet distance", distance, note), _at_infinity(reference, features, options)]
+
+
+def _at_infinity(reference: Statistics, features: Features, options: Options) -> Score:
+    name, size = "Fréchet distance, N to infinity", features.shape[1]
+    known = reference.moments if reference.features is None else reference.features
+    counts = [len(features)] + ([] if isinstance(known, Moments) else [len(known)])
+    if not can_extrapolate(min(counts), size):
+        return Score(name, math.nan, f"needs {2 * (size + 1)} pictures of both")
+    bias = "; the reference's own bias stays" if isinstance(known, Moments) else ""
+    return Score(name, extrapolated(known, features, options.seed), f"line in 1 / N{bias}")
+
+
+def _kid(reference: Statistics, features: Features, options: Options) -> list[Score]:
+    known = _require_features(reference)
+    size = options.subset_size or subset_size(len(known), len(features))
+    found = kid(known, features, subsets=options.subsets, size=size, seed=options.seed)
+    note = f"unbiased; {found.count} subsets of {size}, their std {1000 * found.std:.3f}"
+    return [Score("KID x 1000", 1000 * found.mean, note)]
+
+
+def _cmmd(reference: Statistics, features: Features, options: Options) -> list[Score]:
+    found = cmmd(_require_features(reference), features)
+    return [
+        Score("CMMD", found.published, "as published: too large for few samples"),
+        Score("CMMD, unbiased", found.unbiased, "may be below 0"),
+    ]
+
+
+def _manifold(reference: Statistics, features: Features, options: Options) -> list[Score]:
+    found = manifold(_require_features(reference), features, options.neighbours)
+    note = f"{options.neighbours} neighbours; compare at equal counts"
+    return [Score(name, value, note) for name, value in found._asdict().items()]
+
+
+def _require_features(reference: Statistics) -> Features:
+    if reference.features is None:
+        raise UserError(
+            "the reference statistics hold no features, which all measures but frechet want: "
+            "write them with --keep-features, or name the pictures"
+        )
+    return reference.features
+
+
+MEASURES: dict[str, Measure] = {
+    "frechet": _frechet,
+    "kid": _kid,
+    "cmmd": _cmmd,
+    "manifold": _manifold,
+}

@@ -1,0 +1,114 @@
+r"""Are generated pictures copies of training pictures? Measured against pictures that cannot be.
+
+A held-out real picture has a nearest training picture too, and in a corpus of alike pictures (white
+ground, one artist) it is near. So a fixed threshold finds copies where there are none. Here the
+distances d of n held-out pictures to their nearest training pictures calibrate the test:
+
+    p = (1 + number of held-out distances <= d) / (n + 1)                                        (1)
+
+is a p-value of "this picture is no nearer to the training set than an unseen real one": below a
+level a with probability at most a (conformal: Vovk et al. 2005). Of m pictures, the number f with
+p <= a is, if they are like the held-out ones, beta-binomial, since all share one calibration:
+
+    f ~ BetaBinomial(m, c, n + 1 - c),    c = floor(a (n + 1))                                   (2)
+
+and its upper tail is the p-value of the whole set. Somepalli et al. 2023 compare the same distances;
+Carlini et al. 2023 count copies by a threshold. A distance is between features that are centred at
+the training set's mean and scaled to unit length: sqrt(2 - 2 cos), 0 to 2.
+
+Axis legend: N generated pictures, M training, H held out, D numbers in a feature, K neighbours.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdiff.evaluate.counts import require_samples, share_interval
+from jaxdiff.evaluate.distances import nearest, unit
+
+LEVEL = 0.01
+SHOWN = 3  # neighbours of a picture that are kept
+
+
+class Audit(NamedTuple):
+    """What the copies test found."""
+
+    places: Int[np.ndarray, "N K"]
+    """The nearest training pictures, nearest first."""
+    distances: Float[np.ndarray, "N K"]
+    """How far they are."""
+    p_values: Float[np.ndarray, " N"]
+    """Eq. (1)."""
+    flagged: int
+    """Pictures with p at most the level."""
+    interval: tuple[float, float]
+    """95% interval of their share."""
+    p_value: float
+    """Of the whole set: how likely so many would be flagged if none were a copy, eq. (2)."""
+    threshold: float
+    """The distance below which a picture is flagged."""
+    medians: tuple[float, float]
+    """Median distance of generated and of held-out pictures."""
+
+
+def audit(
+    generated: Float[np.ndarray, "N D"],
+    training: Float[np.ndarray, "M D"],
+    held_out: Float[np.ndarray, "H D"],
+    level: float = LEVEL,
+) -> Audit:
+    """Nearest training pictures, and which of the generated ones are nearer than real ones are.
+
+    Args:
+      generated: features of the pictures to test.
+      training: features of all that the model was trained on.
+      held_out: features of real pictures of the same kind that it was not.
+      level: share of real pictures that would be flagged.
+
+    Raises:
+      UserError: there are too few held-out pictures for the level, or no picture at all.
+    """
+    least = math.ceil(1 / level) - 1
+    require_samples(f"a test for copies at level {level:g}", least, held_out_pictures=len(held_out))
+    require_samples("a test for copies", SHOWN, training_pictures=len(training))
+    require_samples("a test for copies", 1, pictures=len(generated))
+    centre = training.mean(axis=0, dtype=np.float64)
+    generated, training, held_out = (unit(x - centre) for x in (generated, training, held_out))
+    places, distances = nearest(generated, training, SHOWN)
+    real = np.sort(nearest(held_out, training, 1)[1][:, 0])
+    p_values = (1 + np.searchsorted(real, distances[:, 0], side="right")) / (len(real) + 1)
+    chosen = math.floor(level * (len(real) + 1) + 1e-9)
+    flagged = int((p_values <= chosen / (len(real) + 1) + 1e-12).sum())
+    return Audit(
+        places,
+        distances,
+        p_values,
+        flagged,
+        share_interval(flagged, len(generated)),
+        beta_binomial_tail(flagged, len(generated), chosen, len(real) + 1 - chosen),
+        # p <= chosen / (n + 1): fewer than `chosen` held-out distances are as small.
+        float(real[chosen - 1]),
+        (float(np.median(distances[:, 0])), float(np.median(real))),
+    )
+
+
+def beta_binomial_tail(least: int, trials: int, a: int, b: int) -> float:
+    """P(X >= least) for X ~ BetaBinomial(trials, a, b).
+
+    P(X = x) = C(trials, x) B(x + a, trials - x + b) / B(a, b).
+
+    >>> round(beta_binomial_tail(1, 1, 1, 99), 6)
+    0.01
+    """
+
+    def log_probability(x: int) -> float:
+        ways = math.lgamma(trials + 1) - math.lgamma(x + 1) - math.lgamma(trials - x + 1)
+        return ways + _log_beta(x + a, trials - x + b) - _log_beta(a, b)
+
+    return min(1.0, math.fsum(math.exp(log_probability(x)) for x in range(least, trials + 1)))
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
