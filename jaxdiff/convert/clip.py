@@ -109,7 +109,7 @@ def _tower(
     defaults: dict[str, Any],
     shared: dict[str, Any],
 ) -> Config:
-    """One tower's configuration; `text_config_dict`, of the first files, counts before the other."""
+    """A tower's configuration; `text_config_dict`, of the first files, counts before the other."""
     given = (content.get(key) or {}) | (content.get(f"{key}_dict") or {})
     names = {field.name for field in dataclasses.fields(cls)}
     known = {name: given[name] for name in names & given.keys() if given[name] is not None}

@@ -1,7 +1,7 @@
-"""Measure pictures: `python -m jaxdiff.evaluate --help`; docs/evaluation.md explains the numbers.
+r"""Measure pictures: `python -m jaxdiff.evaluate --help`; docs/evaluation.md explains the numbers.
 
 python -m jaxdiff.evaluate compare emoji/permissive@heldout out --extractor clip:FOLDER
-python -m jaxdiff.evaluate audit out --training emoji/permissive@train \\
+python -m jaxdiff.evaluate audit out --training emoji/permissive@train \
     --held-out emoji/permissive@heldout --page pairs.html
 """
 

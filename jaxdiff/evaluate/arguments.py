@@ -94,7 +94,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Audit:
-    """Are pictures copies of training pictures? Nearest ones, and a test against unseen real ones."""
+    """Are pictures copies of training pictures? Nearest ones, and a test against unseen ones."""
 
     samples: Positional[str]
     """The generated pictures."""

@@ -1,4 +1,4 @@
-"""What the pictures of a set were to show: from their folder, from their recipes, or from a file."""
+"""What the pictures of a set were to show: from their folder, their recipes, or a file."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -2,9 +2,9 @@ r"""Kernel distances between two sets of features: squared maximum mean discrepa
 
     MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y)                                       (1)
 
-Gretton et al. 2012. Unbiased (its eq. 3) where x is never paired with itself: the expectation is the
-true distance at any number of samples, and a distance of 0 is estimated by numbers about 0, half
-of them negative. Biased (its eq. 5) with all pairs: too large by about (1 - mean k) (1/N + 1/M).
+Gretton et al. 2012. Unbiased (its eq. 3) where x is never paired with itself: the expectation is
+the true distance at any number of samples, and a distance of 0 is estimated by numbers about 0,
+some of them negative. Biased (its eq. 5) with all pairs: too large by (1 - mean k) (1/N + 1/M).
 
 * KID (Binkowski et al. 2018): k(x, y) = (x y / D + 1)^3, unbiased, over random subsets.
 * CMMD (Jayasumana et al. 2024): k(x, y) = exp(-|x - y|^2 / 2 s^2), s = 10, of unit CLIP embeddings,

@@ -12,9 +12,9 @@ p <= a is, if they are like the held-out ones, beta-binomial, since all share on
 
     f ~ BetaBinomial(m, c, n + 1 - c),    c = floor(a (n + 1))                                   (2)
 
-and its upper tail is the p-value of the whole set. Somepalli et al. 2023 compare the same distances;
-Carlini et al. 2023 count copies by a threshold. A distance is between features that are centred at
-the training set's mean and scaled to unit length: sqrt(2 - 2 cos), 0 to 2.
+and its upper tail is the p-value of the whole set. Somepalli et al. 2023 compare the same
+distances; Carlini et al. 2023 count copies by a threshold. A distance is between features that are
+centred at the training set's mean and scaled to unit length: sqrt(2 - 2 cos), 0 to 2.
 
 Axis legend: N generated pictures, M training, H held out, D numbers in a feature, K neighbours.
 """

@@ -1,4 +1,4 @@
-"""Sets of pictures: folders, sample batches in `.npz`, and corpora; streamed, never held as a whole.
+"""Sets of pictures: folders, sample batches in `.npz`, and corpora, streamed batch by batch.
 
     PATH               a folder of pictures, subfolders included, in the order of their names
     PATH.npz           OpenAI's sample batch: `arr_0`, uint8 [N H W 3]; our own may hold `captions`

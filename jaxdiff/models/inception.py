@@ -1,9 +1,9 @@
 """InceptionV3 in the arrangement that the Fréchet distance is defined by.
 
 Szegedy et al. 2016 ("Rethinking the Inception architecture"), table 1, as in the TensorFlow graph
-of 2015-12-05 whose weights every published FID was taken with. It differs from the other InceptionV3
-in circulation: 1008 classes, the average pools leave the padding out of the average, the last block
-(Mixed_7c) pools by the maximum, and pictures come in by TensorFlow 1's resize.
+of 2015-12-05 whose weights every published FID was taken with. It differs from the other
+InceptionV3 in circulation: 1008 classes, the average pools leave the padding out of the average,
+the last block (Mixed_7c) pools by the maximum, and pictures come in by TensorFlow 1's resize.
 
 Names are those of PyTorch ports of those weights: `Mixed_5b.branch3x3dbl_2.conv.weight`.
 

@@ -1,4 +1,4 @@
-"""The table of InceptionV3's layers: which convolutions and pools stand behind and beside each other.
+"""The table of InceptionV3's layers: which convolutions and pools stand behind or beside others.
 
 Szegedy et al. 2016, figures 5 to 7 and 10. The names are those of the PyTorch ports.
 """

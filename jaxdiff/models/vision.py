@@ -4,7 +4,7 @@ Dosovitskiy et al. 2021 with a layer norm before the first layer. The layers are
 encoder without its causal mask, and the configuration's fields those of a checkpoint's
 `vision_config`.
 
-Axis legend: B pictures, S side in pixels, P side of a patch, T patches and one class token, D width.
+Axis legend: B pictures, S side in pixels, P side of a patch, T patches and a class token, D width.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,113 @@
+"""Pictures to features: every extractor by name, on one device or on eight."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_pictures
+from jax.sharding import Mesh
+
+from jaxdiff.convert.clip import Clip, save_clip
+from jaxdiff.convert.merge import parameter_shapes
+from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.errors import UserError
+from jaxdiff.evaluate.extractors import open_extractor
+from jaxdiff.evaluate.features import Extractor
+from jaxdiff.models import TextEncoderConfig, VisionEncoderConfig
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A small CLIP of random weights with a tokenizer."""
+    tokenizer = Tokenizer.train(["red heart", "cat face"], 530, max_length=8)
+    text = TextEncoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        eos_token_id=tokenizer.eos_id,
+        projection_dim=12,
+    )
+    vision = VisionEncoderConfig(16, 32, 1, 2, image_size=16, patch_size=8, projection_dim=12)
+    rng = np.random.default_rng(0)
+
+    def draw(config):
+        shapes = parameter_shapes(config)
+        return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+    folder = tmp_path_factory.mktemp("clip")
+    save_clip(folder, Clip(text, draw(text), vision, draw(vision), 2.0, tokenizer))
+    return folder
+
+
+def test_eight_devices_see_what_one_sees():
+    """Batches of any length, in their order, whatever the number of devices."""
+    pictures = make_pictures(45, 0)
+    extractor = open_extractor("pixels")
+    whole = extractor([pictures])
+    assert whole.shape == (45, 768) and len(jax.local_devices()) == 8
+    parts = extractor([pictures[:7], pictures[7:8], pictures[8:]])
+    np.testing.assert_array_equal(parts, whole)
+    one = Mesh(np.array(jax.local_devices()[:1]), ("data",))
+    alone = Extractor(extractor.name, extractor.embed, mesh=one)([pictures])
+    np.testing.assert_allclose(alone, whole, atol=1e-6)
+
+
+def test_features_lie_on_every_device():
+    """The work is cut: each device embeds its own rows."""
+    seen = []
+
+    def embed(_, images):
+        jax.debug.inspect_array_sharding(images, callback=seen.append)
+        return images.reshape(images.shape[0], -1).astype(np.float32)
+
+    Extractor("test", embed)([make_pictures(16, 0)])
+    assert len(seen[0].device_set) == 8 and not seen[0].is_fully_replicated
+
+
+def test_latents(tiny_model_dir):
+    extractor = open_extractor(f"latents:{tiny_model_dir}")
+    assert extractor([make_pictures(3, 0)]).shape == (3, 8 * 8 * 4)
+    with pytest.raises(UserError, match="15 x 15 have no latents"):
+        extractor([make_pictures(3, 0, side=15)])
+
+
+def test_clip(clip_folder):
+    """Embeds pictures and captions into one space; the name tells weights apart."""
+    extractor = open_extractor(f"clip:{clip_folder}")
+    assert extractor([make_pictures(5, 0, side=24)]).shape == (5, 12)
+    texts = extractor.texts(["red heart", "cat face", "red heart"])
+    assert texts.shape == (3, 12)
+    np.testing.assert_array_equal(texts[0], texts[2])
+    assert np.abs(texts[0] - texts[1]).max() > 0.01
+    assert extractor.name.startswith("clip-16-")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("inceptionv4:x", "unknown extractor 'inceptionv4'"),
+        ("clip", "takes a path: clip:PATH"),
+        ("pixels:x", "takes no path"),
+        ("inception:weights.pth", "weights.pth is a pickle"),
+        ("inception:weights.safetensors", "weights.safetensors does not exist"),
+        ("clip:nowhere", "nowhere/config.json is missing"),
+    ],
+)
+def test_bad_names_are_refused(name, said):
+    with pytest.raises(UserError, match=said):
+        open_extractor(name)
+
+
+def test_weights_of_another_network_are_refused(clip_folder):
+    """CLIP's weights given for Inception's."""
+    with pytest.raises(UserError) as caught:
+        open_extractor(f"inception:{clip_folder / 'model.safetensors'}")
+    print(caught.value)
+    assert "missing (Conv2d_1a_3x3" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_picture_is_refused():
+    with pytest.raises(UserError, match="at least 1 pictures, not 0"):
+        open_extractor("pixels")([])
