@@ -9,17 +9,21 @@ import tyro
 
 import train
 from jaxdiff.convert import __main__ as convert
+from jaxdiff.evaluate import arguments as evaluate
 from jaxdiff.pipelines.cli import Arguments
 from jaxdiff.training.hosts import split_flags
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("models/*/*.md")])
-_MODULE, _FILE = "python -m jaxdiff.convert ", "python jaxdiff/convert/__main__.py "
+_MODULE, _FILE = r"python -m jaxdiff\.(\w+) ", r"python jaxdiff/\1/__main__.py "
 _PARSERS = {
     "train.py": lambda arguments: train.parse(split_flags(arguments)[1]),
     "sample.py": lambda arguments: tyro.cli(Arguments, args=arguments, use_underscores=False),
     "jaxdiff/convert/__main__.py": lambda arguments: tyro.cli(
         convert.Arguments, args=arguments, use_underscores=False
+    ),
+    "jaxdiff/evaluate/__main__.py": lambda arguments: tyro.cli(
+        evaluate.Arguments, args=arguments, use_underscores=False
     ),
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
@@ -37,7 +41,7 @@ def _commands():
         for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
             for line in re.findall(r"^\$ (.*)$", block.replace("\\\n", " "), re.MULTILINE):
                 for part in line.split("&&"):
-                    words = shlex.split(part.replace(_MODULE, _FILE), comments=True)
+                    words = shlex.split(re.sub(_MODULE, _FILE, part), comments=True)
                     if words[:1] == ["python"] and words[1].endswith(".py"):
                         yield pytest.param(words[1], words[2:], id=f"{document.name}: {line[:60]}")
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxdiff.errors import UserError
 from jaxdiff.evaluate.counts import require_samples
 from jaxdiff.evaluate.distances import row_blocks, unit
 
@@ -52,8 +53,10 @@ def agreement(
       at: the ks; those of no fewer than C captions are left out.
 
     Raises:
-      UserError: there are fewer than two captions.
+      UserError: there are fewer than two captions, or a k is below 1.
     """
+    if min(at, default=1) < 1:
+        raise UserError(f"retrieval is at 1 or more, not at {min(at)}")
     require_samples("retrieval", 2, different_captions=len(captions))
     pictures, captions = unit(pictures), unit(captions)
     scores, before = np.empty(len(pictures)), np.empty(len(pictures), np.int64)

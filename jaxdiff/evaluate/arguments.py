@@ -117,6 +117,32 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Bits:
+    """How likely a model finds pictures, given their captions: bits per number of its latents."""
+
+    model: Positional[str]
+    """A model directory, a single file, or OWNER/NAME on the hub."""
+    pictures: Positional[str]
+    """Real pictures with captions, such as emoji/permissive@heldout."""
+    captions: Path | None = None
+    """Captions of the pictures, one in a line, instead of their own."""
+    count: int = 64
+    """How many of the pictures, the first ones."""
+    steps: int = 32
+    """Of the ODE's solver, four network calls and derivatives each."""
+    probes: int = 1
+    """Random probes of each picture's divergence."""
+    batch_size: int = 16
+    """Pictures at a time."""
+    seed: int = 0
+    """Of the first picture's noise and probes."""
+    resolution: int | None = None
+    """Crop and resize all pictures to squares of this side first."""
+    json: Path | None = None
+    """Also write the scores to this file."""
+
+
+@dataclass(frozen=True)
 class Pack:
     """Pictures to a sample batch as OpenAI's evaluator reads it: an .npz with arr_0."""
 
@@ -148,6 +174,7 @@ Arguments = (
     | Annotated[Agreement, subcommand("agreement")]
     | Annotated[Diversity, subcommand("diversity")]
     | Annotated[Audit, subcommand("audit")]
+    | Annotated[Bits, subcommand("bits")]
     | Annotated[Pack, subcommand("pack")]
     | Annotated[Unpack, subcommand("unpack")]
 )

@@ -13,9 +13,11 @@ from jaxdiff.errors import UserError
 from jaxdiff.evaluate import arguments, report
 from jaxdiff.evaluate.agreement import agreement, number_captions
 from jaxdiff.evaluate.captions import read_captions
+from jaxdiff.evaluate.counts import spread
 from jaxdiff.evaluate.diversity import diversity
 from jaxdiff.evaluate.extractors import open_extractor
 from jaxdiff.evaluate.features import Extractor
+from jaxdiff.evaluate.likelihood import latent_bits
 from jaxdiff.evaluate.measures import Options, Score, measure
 from jaxdiff.evaluate.memorisation import audit
 from jaxdiff.evaluate.page import closest, write_page
@@ -27,6 +29,18 @@ from jaxdiff.evaluate.statistics import (
     statistics_of,
     write_statistics,
 )
+from jaxdiff.models.checks import require_positive
+
+_AT_LEAST_ONE = (
+    "batch_size",
+    "count",
+    "neighbours",
+    "pairs",
+    "probes",
+    "resolution",
+    "steps",
+    "subsets",
+)
 
 
 def main(words: list[str]) -> int:
@@ -37,6 +51,8 @@ def main(words: list[str]) -> int:
         parsed = parse_or_explain(
             lambda: tyro.cli(arguments.Arguments, prog=prog, args=words, use_underscores=False)
         )
+        given = [name for name in _AT_LEAST_ONE if getattr(parsed, name, None) is not None]
+        require_positive("evaluate", parsed, given)
         COMMANDS[type(parsed)](parsed)
 
     return exit_code(run)
@@ -54,8 +70,8 @@ def run_compare(args: arguments.Compare) -> None:
         statistics = _statistics(reference, extractor)
     options = Options(args.neighbours, args.subsets, args.subset_size, args.few_samples, args.seed)
     scores = [measure(statistics, _features(s, extractor), args.measures, options) for s in sets]
-    about = {"reference": args.reference, "reference pictures": statistics.moments.count}
-    _tell(scores, sets, extractor, about, args.json)
+    about = {"reference": args.reference, "reference pictures": statistics.moments.count or "?"}
+    report.tell(scores, _about(sets, extractor, **about), args.json)
 
 
 def run_statistics(args: arguments.Statistics) -> None:
@@ -88,7 +104,7 @@ def run_agreement(args: arguments.Agreement) -> None:
             for k, share in found.retrieval.items()
         )
         scores.append([Score("contrastive score", found.score, "100 cos, at least 0"), *retrieved])
-    _tell(scores, sets, extractor, {}, args.json)
+    report.tell(scores, _about(sets, extractor), args.json)
 
 
 def run_diversity(args: arguments.Diversity) -> None:
@@ -109,7 +125,7 @@ def run_diversity(args: arguments.Diversity) -> None:
                 Score("Vendi score of a prompt", found.vendi.mean, f"{note} {found.vendi.std:.3g}"),
             ]
         )
-    _tell(scores, sets, extractor, {}, args.json)
+    report.tell(scores, _about(sets, extractor), args.json)
 
 
 def run_audit(args: arguments.Audit) -> None:
@@ -131,14 +147,32 @@ def run_audit(args: arguments.Audit) -> None:
         Score("median distance to training", found.medians[0], f"held out {found.medians[1]:.4g}"),
         Score("p-value of the set", found.p_value, "small: copies"),
     ]
-    about = {f"{kind} pictures": each.count for kind, each in sets.items()}
-    _tell([scores], [sets["samples"]], extractor, about | {"threshold": found.threshold}, args.json)
+    about = {f"{kind} pictures": sets[kind].count for kind in ("training", "held out")}
+    told = _about([sets["samples"]], extractor, **about, threshold=round(found.threshold, 4))
+    report.tell([scores], told, args.json)
     print(f"\n{said}")
     if args.page is not None:
         places = closest(found, args.pairs)
         near = sets["training"].take(found.places[places].ravel().tolist())
         write_page(args.page, found, places, sets["samples"].take(places), near, said)
         print(f"wrote {args.page}: {len(places)} pairs")
+
+
+def run_bits(args: arguments.Bits) -> None:
+    """Print the likelihood of pictures under a model."""
+    pictures = open_samples(args.pictures, args.resolution)
+    captions, count = _captions(pictures, args.captions), min(args.count, pictures.count)
+    bits, values = latent_bits(args.model, args.steps, args.probes), []
+    first = pictures.take(range(count))
+    for start in range(0, count, args.batch_size):
+        places = range(start, min(start + args.batch_size, count))
+        images, words = np.stack([first[i] for i in places]), [captions[i] for i in places]
+        values.extend(bits(images, words, args.seed + start).tolist())
+    found = spread(values)
+    note = f"over pictures the std is {found.std:.3g}, of the mean {found.std / count**0.5:.2g}"
+    scores = [Score("bits per latent number", found.mean, note)]
+    about = {"samples": [pictures.name], "sample pictures": [count], "model": args.model}
+    report.tell([scores], about | {"steps": args.steps, "probes": args.probes}, args.json)
 
 
 def run_pack(args: arguments.Pack) -> None:
@@ -172,25 +206,19 @@ def _features(samples: Samples, extractor: Extractor) -> np.ndarray:
     return extractor(samples.batches())
 
 
+def _about(sets: list[Samples], extractor: Extractor, **more: Any) -> dict[str, Any]:
+    """What scores are about."""
+    names, counts = [each.name for each in sets], [each.count for each in sets]
+    return {
+        "samples": names,
+        "sample pictures": counts,
+        "extractor": extractor.name,
+        **more,
+    }
+
+
 def _statistics(samples: Samples, extractor: Extractor) -> Statistics:
     return statistics_of(_features(samples, extractor), extractor.name)
-
-
-def _tell(
-    scores: list[list[Score]],
-    sets: list[Samples],
-    extractor: Extractor,
-    about: dict[str, Any],
-    json: Path | None,
-) -> None:
-    """Print the table, and under it what it is about; both to a file too if one is named."""
-    counts = [each.count for each in sets]
-    print(report.table(scores, counts))
-    about = {"extractor": extractor.name, **about}
-    print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()))
-    if json is not None:
-        names = [each.name for each in sets]
-        report.write_json(json, scores, about | {"samples": names, "sample pictures": counts})
 
 
 COMMANDS: dict[type, Callable[[Any], None]] = {
@@ -199,6 +227,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     arguments.Agreement: run_agreement,
     arguments.Diversity: run_diversity,
     arguments.Audit: run_audit,
+    arguments.Bits: run_bits,
     arguments.Pack: run_pack,
     arguments.Unpack: run_unpack,
 }

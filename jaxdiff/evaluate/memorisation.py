@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxdiff.errors import UserError
 from jaxdiff.evaluate.counts import require_samples, share_interval
 from jaxdiff.evaluate.distances import nearest, unit
 
@@ -68,9 +69,12 @@ def audit(
       level: share of real pictures that would be flagged.
 
     Raises:
-      UserError: there are too few held-out pictures for the level, or no picture at all.
+      UserError: there are too few held-out pictures for the level, no picture at all, or the level
+        is no share.
     """
-    least = math.ceil(1 / level) - 1
+    if not 0 < level < 1:
+        raise UserError(f"the level of a test must be between 0 and 1, not {level:g}")
+    least = math.ceil(1 / level - 1e-9) - 1
     require_samples(f"a test for copies at level {level:g}", least, held_out_pictures=len(held_out))
     require_samples("a test for copies", SHOWN, training_pictures=len(training))
     require_samples("a test for copies", 1, pictures=len(generated))

@@ -29,21 +29,31 @@ def table(sets: Sequence[Sequence[Score]], counts: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def write_json(path: Path, sets: Sequence[Sequence[Score]], about: dict[str, Any]) -> None:
-    """Write every set's scores, and what they are about, as JSON; null where there is no number.
+def tell(sets: Sequence[Sequence[Score]], about: dict[str, Any], file: Path | None) -> None:
+    """Print the table and, below it, what it is about; all of it as JSON too if a file is named.
+
+    Args:
+      sets: the scores of each set.
+      about: `samples`, `sample pictures`, and what else is to be told.
+      file: the JSON file; null stands there where there is no number.
 
     Raises:
       UserError: the file cannot be written.
     """
+    print(table(sets, about["sample pictures"]))
+    rest = (f"{name} {value}" for name, value in about.items() if not name.startswith("sample"))
+    print("\n" + ", ".join(rest))
+    if file is None:
+        return
     scores: dict[str, list[float | None]] = {}
     for score in (score for each in sets for score in each):
         value = score.value if math.isfinite(score.value) else None
         scores.setdefault(score.name, []).append(value)
     try:
         text = json.dumps(about | {"scores": scores}, indent=2, ensure_ascii=False)
-        path.write_text(text + "\n", "utf-8")
+        file.write_text(text + "\n", "utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def _shown(value: float) -> str:

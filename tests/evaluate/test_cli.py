@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_pictures, write_pictures
+from rectangles import make_pictures, write_pictures
 
 
 def _row(lines, name):
@@ -19,7 +19,11 @@ def test_compare(folder, evaluate):
     code, out, err = evaluate(
         "compare", real, first, second, "--few-samples", "--json", "scores.json"
     )
-    assert code == 0 and err[0].endswith("first: 60 pictures") is False
+    assert code == 0 and err == [
+        f"{real}: 120 pictures",
+        f"{first}: 60 pictures",
+        f"{second}: 60 pictures",
+    ]
     mean, std, sets, pictures, note = _row(out, "Fréchet distance")
     assert (sets, pictures) == ("2", "60") and "N = 60" in note
     scores = json.loads(open("scores.json").read())
@@ -30,7 +34,7 @@ def test_compare(folder, evaluate):
     assert scores["scores"]["Fréchet distance, N to infinity"] == [None, None]
     assert _row(out, "Fréchet distance, N to infinity")[-1] == "needs 1538 pictures of both"
     assert "100 subsets of 30" in _row(out, "KID x 1000")[-1]
-    assert out[-1] == "extractor pixels-16, reference " + str(real) + ", reference pictures 120"
+    assert out[-1] == f"extractor pixels-16, reference {real}, reference pictures 120"
 
 
 def test_compare_with_statistics(folder, evaluate):
@@ -86,6 +90,20 @@ def test_diversity(folder, evaluate, tmp_path):
     assert code == 0 and "2 prompts with 2.5 pictures each" in "\n".join(out)
 
 
+def test_bits(folder, evaluate, tiny_model_dir, tmp_path):
+    """The likelihood of pictures under a model; the same at any batch size."""
+    folder("real", 3, 0)
+    (tmp_path / "captions.txt").write_text("red heart\ncat face\nred heart\n")
+    words = ("bits", tiny_model_dir, "real", "--captions", "captions.txt", "--steps", 2)
+    code, out, _ = evaluate(*words, "--json", "a.json")
+    assert code == 0 and _row(out, "bits per latent number")[2:4] == ["1", "3"]
+    evaluate(*words, "--json", "b.json", "--batch-size", 1)
+    first, second = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+    assert first["scores"]["bits per latent number"] == pytest.approx(
+        second["scores"]["bits per latent number"], rel=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -101,6 +119,8 @@ def test_diversity(folder, evaluate, tmp_path):
         ("agreement drawn --extractor pixels --captions two.txt", "has 2 captions for 4 pictures"),
         ("agreement drawn --extractor pixels --captions four.txt", "reads no texts"),
         ("diversity drawn --captions four.txt", "at least 2 pictures of a prompt, not 1"),
+        ("compare real drawn --neighbours 0", "neighbours must be at least 1, not 0"),
+        ("bits nowhere drawn", "nowhere"),
         ("pack real x.zip", "x.zip should end in .npz"),
         ("compar real drawn", "compar"),
     ],

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from conftest import make_pictures
 from jax.sharding import Mesh
+from rectangles import make_pictures
 
 from jaxdiff.convert.clip import Clip, save_clip
 from jaxdiff.convert.merge import parameter_shapes
