@@ -5,9 +5,10 @@ from pathlib import Path
 
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.sources import DataConfig
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from jaxdiff.training.config import (
     AutoencoderObjective,
+    ContrastiveObjective,
     ControlNetMethod,
     DiffusionObjective,
     EMAConfig,
@@ -93,6 +94,32 @@ emoji64 = TrainConfig(
     ema=EMAConfig(decay=0.999),
     preview=PreviewConfig(every=1000, prompts=SHOWN),
     checkpoint_every=500,
+)
+
+# What judges the emoji: a CLIP of their own, whose text tower is the generator's with a projection.
+emoji_clip = replace(
+    emoji64,
+    objective=ContrastiveObjective(
+        text=replace(emoji64.objective.text_encoder, projection_dim=128),
+        vision=VisionEncoderConfig(
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=6,
+            num_attention_heads=3,
+            image_size=64,
+            patch_size=8,
+            projection_dim=128,
+        ),
+    ),
+    data=replace(emoji64.data, batch_size=256, caption_dropout=0.0, flip=False),
+    name="jaxdiff emoji-clip",
+    num_steps=4000,
+    # Radford et al. 2021, section 2.5.
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4, schedule="cosine", warmup_steps=200, b2=0.98, weight_decay=0.2
+    ),
+    ema=EMAConfig(decay=0.995),
+    preview=PreviewConfig(every=0),
 )
 
 # A minute on a laptop: a small UNet on shapes, in the latents of the model that ships.
@@ -249,6 +276,7 @@ PRESETS = {
         emoji64_vae,
     ),
     "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
+    "emoji-clip": ("A CLIP of the emoji, which measures what emoji64 draws.", emoji_clip),
     "sd15": ("Stable Diffusion 1.5 from scratch, on latents computed beforehand.", sd15),
     "sd21": ("Stable Diffusion 2.1 from scratch, v-prediction at 512 pixels.", sd21),
     "sdxl": ("Stable Diffusion XL from scratch at 1024 pixels.", sdxl),

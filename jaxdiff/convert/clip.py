@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxdiff.convert.configs import mend_end_token
 from jaxdiff.convert.layout import LoadTokenizer
 from jaxdiff.convert.merge import Params, from_torch, to_torch
+from jaxdiff.convert.replacing import replace_directory, require_writable
 from jaxdiff.convert.tensors import Tensor, open_tensors, read_json, write_json, write_tensors
 from jaxdiff.convert.weight_files import weight_files
 from jaxdiff.errors import UserError, typed_fields
@@ -21,7 +23,7 @@ from jaxdiff.models import TextEncoderConfig, VisionEncoderConfig, parameter_sha
 Config = TypeVar("Config", TextEncoderConfig, VisionEncoderConfig)
 
 STEM = "model"
-_CLASS = "CLIPModel"
+_CLASS, _KIND = "CLIPModel", "CLIP directory"
 _PROJECTION = 512
 
 # What a configuration that leaves a field out means: transformers' defaults, CLIP ViT-B/32.
@@ -67,28 +69,68 @@ def load_clip(folder: str | Path, load_tokenizer: LoadTokenizer | None = None) -
     return Clip(text, read["text"], vision, read["vision"], scale, tokenizer)
 
 
-def save_clip(folder: Path, clip: Clip) -> None:
-    """Write what `load_clip` and `transformers.CLIPModel.from_pretrained` read."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_clip(
+    directory: str | Path,
+    clip: Clip,
+    dtype: DTypeLike | None = None,
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Write what `load_clip` and `transformers.CLIPModel.from_pretrained` read, whole or not.
+
+    Args:
+      directory: its path; an older CLIP there is replaced.
+      clip: both towers, and the tokenizer if there is one.
+      dtype: of the weights; None keeps each one's own.
+      facts: JSON values of how it was trained, for `training.json`.
+
+    Raises:
+      UserError: there is something else, it cannot be written, or a weight does not fit `dtype`.
+    """
+
+    def write(folder: Path) -> None:
+        write_json(folder / "config.json", _config(clip))
+        tensors = to_torch(clip.text_params, prefix="text_model.")
+        for key, tensor in to_torch(clip.vision_params).items():
+            tensors[key if key.startswith("visual_projection") else f"vision_model.{key}"] = tensor
+        tensors[_SCALE] = np.array(clip.logit_scale, np.float32)
+        write_tensors(folder / f"{STEM}.safetensors", tensors, dtype, keep=(_SCALE,))
+        if clip.tokenizer is not None:
+            clip.tokenizer.save(folder)
+        if facts is not None:
+            write_json(folder / "training.json", facts)
+
+    replace_directory(directory, write, replaceable=_replaceable, kind=_KIND)
+
+
+def check_clip_writable(directory: str | Path) -> None:
+    """Raise what `save_clip` would, before there is one to save; writes nothing.
+
+    Raises:
+      UserError: there is something else than a CLIP, or it cannot be written.
+    """
+    require_writable(directory, _replaceable, _KIND)
+
+
+def _replaceable(directory: Path) -> bool:
+    """Whether a directory is a CLIP, or empty."""
+    config = directory / "config.json"
+    if not config.is_file():
+        return not any(directory.iterdir())
+    return read_json(config).get("model_type") == "clip"
+
+
+def _config(clip: Clip) -> dict[str, Any]:
+    """`config.json`."""
     text = dataclasses.asdict(clip.text) | {"model_type": "clip_text_model"}
     text |= {"bos_token_id": clip.text.eos_token_id - 1, "pad_token_id": clip.text.eos_token_id}
-    vision = dataclasses.asdict(clip.vision) | {"model_type": "clip_vision_model"}
-    content = {
+    return {
         "architectures": [_CLASS],
         "model_type": "clip",
         "projection_dim": clip.vision.projection_dim,
         "logit_scale_init_value": clip.logit_scale,
         "text_config": text,
-        "vision_config": vision,
+        "vision_config": dataclasses.asdict(clip.vision) | {"model_type": "clip_vision_model"},
     }
-    write_json(folder / "config.json", content)
-    tensors = to_torch(clip.text_params, prefix="text_model.")
-    for key, tensor in to_torch(clip.vision_params).items():
-        tensors[key if key.startswith("visual_projection") else f"vision_model.{key}"] = tensor
-    tensors[_SCALE] = np.array(clip.logit_scale, np.float32)
-    write_tensors(folder / f"{STEM}.safetensors", tensors)
-    if clip.tokenizer is not None:
-        clip.tokenizer.save(folder)
 
 
 def _read_configs(path: Path) -> tuple[TextEncoderConfig, VisionEncoderConfig]:

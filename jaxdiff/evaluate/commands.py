@@ -39,6 +39,7 @@ _AT_LEAST_ONE = (
     "probes",
     "resolution",
     "steps",
+    "subset_size",
     "subsets",
 )
 

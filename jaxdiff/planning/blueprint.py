@@ -27,11 +27,13 @@ from jaxdiff.training.autoencoder import autoencoder_loss
 from jaxdiff.training.cache import storage_type
 from jaxdiff.training.config import (
     AutoencoderObjective,
+    ContrastiveObjective,
     DiffusionObjective,
     FinetuneObjective,
     ScratchMethod,
     TrainConfig,
 )
+from jaxdiff.training.contrastive import contrastive_loss, make_towers
 from jaxdiff.training.diffusion import Networks, latent_diffusion_loss, start_networks
 from jaxdiff.training.finetune import finetune_loss
 from jaxdiff.training.latents import ENCODER
@@ -84,7 +86,7 @@ def with_unet_options(run: TrainConfig, **options: Any) -> TrainConfig:
 
 def has_unet(run: TrainConfig) -> bool:
     """Whether `with_unet_options` changes anything."""
-    return not isinstance(run.objective, AutoencoderObjective)
+    return isinstance(run.objective, DiffusionObjective | FinetuneObjective)
 
 
 def recomputes(run: TrainConfig) -> Remat:
@@ -120,6 +122,18 @@ def _diffusion(run: TrainConfig) -> Blueprint:
         frozen=jax.eval_shape(lambda: frozen),
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
         batch=batch | {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)},
+    )
+
+
+def _contrastive(run: TrainConfig) -> Blueprint:
+    towers = make_towers(run)
+    tokens = (run.objective.text.max_position_embeddings,)
+    batch = {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)}
+    return Blueprint(
+        init=lambda key: towers.init(key, {}),
+        frozen={},
+        loss=contrastive_loss(towers),
+        batch=batch | _picture(run),
     )
 
 
@@ -183,6 +197,7 @@ def _latents(run: TrainConfig, vae: AutoencoderConfig) -> dict[str, jax.ShapeDty
 
 _MAKERS: dict[type, Callable[[TrainConfig], Blueprint]] = {
     AutoencoderObjective: _autoencoder,
+    ContrastiveObjective: _contrastive,
     DiffusionObjective: _diffusion,
     FinetuneObjective: _scratch,
 }

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.data.config import DataConfig
 from jaxdiff.errors import UserError
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from jaxdiff.training.finetune_config import (
     ControlNetMethod,
     FinetuneObjective,
@@ -28,6 +28,7 @@ from jaxdiff.training.options import (
 
 __all__ = [
     "AutoencoderObjective",
+    "ContrastiveObjective",
     "ControlNetMethod",
     "DiffusionObjective",
     "EMAConfig",
@@ -83,10 +84,34 @@ class DiffusionObjective:
 
 
 @dataclass(frozen=True)
+class ContrastiveObjective:
+    """Train a CLIP: two towers that embed pictures and captions alike."""
+
+    text: TextEncoderConfig
+    """Shape of the text tower, with its projection."""
+    vision: VisionEncoderConfig
+    """Shape of the picture tower, which projects to the same width."""
+    tokenizer: Path | None = None
+    """Model directory whose `tokenizer/` is used; None trains one on the captions."""
+
+    def __post_init__(self) -> None:
+        """Refuse towers that do not meet."""
+        if self.text.projection_dim != self.vision.projection_dim:
+            raise UserError(
+                f"objective.text.projection_dim={self.text.projection_dim} and "
+                f"objective.vision.projection_dim={self.vision.projection_dim} must be equal"
+            )
+
+
+AnyObjective = AutoencoderObjective | DiffusionObjective | FinetuneObjective | ContrastiveObjective
+"""What may be trained."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. The same command again resumes it."""
 
-    objective: AutoencoderObjective | DiffusionObjective | FinetuneObjective
+    objective: AnyObjective
     """What is trained."""
     data: DataConfig
     """What it is trained on."""
@@ -154,17 +179,17 @@ class TrainConfig:
             )
 
 
-def check_data(
-    objective: AutoencoderObjective | DiffusionObjective | FinetuneObjective, data: DataConfig
-) -> None:
+def check_data(objective: AnyObjective, data: DataConfig) -> None:
     """Refuse ways of serving the data that do not go with what is trained.
 
     Raises:
       UserError: names both options.
     """
-    if isinstance(objective, AutoencoderObjective) and (data.bucket_step or data.cache):
+    of_pixels = {AutoencoderObjective: "their autoencoder", ContrastiveObjective: "pictures"}
+    if type(objective) in of_pixels and (data.bucket_step or data.cache):
         name = "bucket_step" if data.bucket_step else "cache"
-        raise UserError(f"data.{name} is for training on latents, not for their autoencoder")
+        said = of_pixels[type(objective)]
+        raise UserError(f"data.{name} is for training on latents, not for {said}")
     steered = isinstance(objective, FinetuneObjective) and isinstance(
         objective.method, ControlNetMethod
     )

@@ -20,8 +20,7 @@ from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.model_dir import load_model, save_model
 from jaxdiff.convert.scheduler import NoiseConfig
-from jaxdiff.data.sources import Source, captions_of
-from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.data.sources import Source
 from jaxdiff.diffusion.losses import diffusion_loss, make_levels, make_weighting
 from jaxdiff.diffusion.prediction import Net
 from jaxdiff.errors import UserError
@@ -32,6 +31,7 @@ from jaxdiff.training.latents import batch_latents, latent_data
 from jaxdiff.training.objective import Objective, serve
 from jaxdiff.training.preview import make_preview
 from jaxdiff.training.step import Batch, LossFn, Metrics, Params, StepKeys
+from jaxdiff.training.tokenizer import run_tokenizer
 
 
 class Networks(NamedTuple):
@@ -56,7 +56,8 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
     config: DiffusionObjective = run.objective
     vae_config, vae_params = load_autoencoder(config.autoencoder)
     _check_sizes(run, vae_config)
-    tokenizer, dtype = _tokenizer(config, source, workdir), jnp.dtype(run.dtype)
+    given, dtype = config.tokenizer or config.init, jnp.dtype(run.dtype)
+    tokenizer = run_tokenizer(config.text_encoder, given, source, workdir)
     networks = Networks(
         Autoencoder(vae_config, dtype),
         UNet(config.unet, dtype),
@@ -212,31 +213,3 @@ def _trained(noise: NoiseConfig) -> NoiseConfig:
 def _given(options: dict[str, float | None]) -> dict[str, float]:
     """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _tokenizer(config: DiffusionObjective, source: Source, workdir: Path) -> Tokenizer:
-    """The tokenizer of the config or of the run so far, or one trained on the captions.
-
-    Training it again gives the same one, but it is kept in case the captions change.
-    """
-    text = config.text_encoder
-    kept, given = workdir / "tokenizer", config.tokenizer or config.init
-    if given is not None:
-        tokenizer = Tokenizer.load(given / "tokenizer")
-    elif kept.is_dir():
-        tokenizer = Tokenizer.load(kept)
-    else:
-        captions = sorted(set(captions_of(source)))
-        tokenizer = Tokenizer.train(captions, text.vocab_size, text.max_position_embeddings)
-    wrong = [
-        f"objective.text_encoder.{field}={ours}, the tokenizer's is {theirs}"
-        for field, ours, theirs in (
-            ("vocab_size", text.vocab_size, tokenizer.vocab_size),
-            ("eos_token_id", text.eos_token_id, tokenizer.eos_id),
-            ("max_position_embeddings", text.max_position_embeddings, tokenizer.max_length),
-        )
-        if ours != theirs
-    ]
-    if wrong:
-        raise UserError(f"{'; '.join(wrong)}; set the fields to the tokenizer's")
-    return tokenizer

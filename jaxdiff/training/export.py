@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from jaxdiff.convert import check_writable
+from jaxdiff.convert.clip import check_clip_writable
 from jaxdiff.convert.controlnet import check_controlnet_writable
 from jaxdiff.convert.replacing import require_writable_file
 from jaxdiff.errors import UserError
 from jaxdiff.training.config import (
+    ContrastiveObjective,
     ControlNetMethod,
     FinetuneObjective,
     LoraMethod,
@@ -29,6 +31,8 @@ def check_export(config: TrainConfig) -> None:
         _check_file(config.export)
     elif isinstance(method, ControlNetMethod):
         check_controlnet_writable(config.export)
+    elif isinstance(objective, ContrastiveObjective):
+        check_clip_writable(config.export)
     else:
         noise = getattr(objective, "noise", getattr(method, "noise", None))
         check_writable(config.export, noise)

@@ -17,11 +17,13 @@ from jaxdiff.training.begin import Begun, begin
 from jaxdiff.training.checkpoint import Checkpoints
 from jaxdiff.training.config import (
     AutoencoderObjective,
+    ContrastiveObjective,
     DiffusionObjective,
     FinetuneObjective,
     TrainConfig,
 )
 from jaxdiff.training.config_json import shared_facts
+from jaxdiff.training.contrastive import contrastive_objective
 from jaxdiff.training.diffusion import diffusion_objective
 from jaxdiff.training.dispatch import Steps, dispatches, feed
 from jaxdiff.training.export import check_export
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 
 OBJECTIVES: dict[type, Callable[..., Objective]] = {
     AutoencoderObjective: autoencoder_objective,
+    ContrastiveObjective: contrastive_objective,
     DiffusionObjective: diffusion_objective,
     FinetuneObjective: finetune_objective,
 }

@@ -1,0 +1,84 @@
+"""A CLIP learns which caption belongs to which picture, and is written for the ruler."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from short_training import build, train_shortly
+
+from jaxdiff.convert.clip import load_clip, save_clip
+from jaxdiff.data.sources import DataConfig
+from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.errors import UserError
+from jaxdiff.evaluate.extractors import open_extractor
+from jaxdiff.models import TextEncoderConfig, VisionEncoderConfig
+from jaxdiff.training.config import ContrastiveObjective, EMAConfig, OptimizerConfig, TrainConfig
+from jaxdiff.training.contrastive import multi_positive_loss
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A CLIP of a few channels on coloured shapes."""
+    objective = ContrastiveObjective(
+        text=TextEncoderConfig(540, 16, 32, 1, 2, 16, eos_token_id=539, projection_dim=8),
+        vision=VisionEncoderConfig(16, 32, 1, 2, image_size=16, patch_size=8, projection_dim=8),
+    )
+    data = DataConfig(
+        source="shapes", resolution=16, batch_size=32, caption_dropout=0.0, flip=False
+    )
+    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, b2=0.98)
+    return TrainConfig(objective, data, optimizer=optimizer, ema=EMAConfig(decay=0.5))
+
+
+def test_the_loss_falls_and_what_is_learned_is_written(run, tmp_path):
+    """From chance on one batch; the file embeds as the networks do."""
+    short = train_shortly(run, tmp_path, steps=40)
+    print("loss", [round(loss, 2) for loss in short.losses[::8]])
+    assert short.losses[0] == pytest.approx(np.log(32), abs=1.5)
+    assert short.losses[-1] < 0.6 * short.losses[0]
+    short.objective.export(tmp_path / "clip", short.last, {"step": 40})
+    clip = load_clip(tmp_path / "clip", Tokenizer.load)
+    assert (clip.text, clip.vision) == (run.objective.text, run.objective.vision)
+    extractor = open_extractor(f"clip:{tmp_path / 'clip'}")
+    assert extractor([np.asarray(short.batch["image"])]).shape == (32, 8)
+    assert extractor.texts(["a big red circle"]).shape == (1, 8)
+    save_clip(tmp_path / "clip", clip)  # an older one is replaced
+
+
+def test_where_captions_differ_it_is_the_published_loss():
+    """Cross-entropy with the diagonal, both ways."""
+    logits = jax.random.normal(jax.random.key(0), (6, 6)) * 3
+    losses, metrics = multi_positive_loss(logits, jnp.arange(6)[:, None])
+    rows, columns = (jnp.diag(jax.nn.log_softmax(x, axis=1)) for x in (logits, logits.T))
+    np.testing.assert_allclose(losses, -(rows + columns) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(metrics["found"], logits.argmax(1) == jnp.arange(6))
+
+
+def test_pictures_of_one_caption_are_no_wrong_answers():
+    """Two of one caption: each may find either, and the least loss is that of a fair coin."""
+    tokens = jnp.array([[1, 2], [1, 2], [1, 3]])
+    best = jnp.log(jnp.array([[0.5, 0.5, 1e-9], [0.5, 0.5, 1e-9], [1e-9, 1e-9, 1.0]]))
+    losses, metrics = multi_positive_loss(best, tokens)
+    np.testing.assert_allclose(losses, [np.log(2), np.log(2), 0], atol=1e-5)
+    np.testing.assert_array_equal(metrics["found"], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(optimizer=OptimizerConfig(accumulate=2)), "optimizer.accumulate=2"),
+        (dict(parallel="pmap"), "parallel=pmap"),
+        (dict(data=DataConfig(source="shapes", resolution=16)), "data.caption_dropout=0.1"),
+    ],
+)
+def test_options_that_cut_the_batch_are_refused(run, change, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        build(replace(run, **change), tmp_path)
+
+
+def test_towers_that_do_not_meet_are_refused(run):
+    text = replace(run.objective.text, projection_dim=9)
+    with pytest.raises(UserError, match="must be equal"):
+        replace(run.objective, text=text)
