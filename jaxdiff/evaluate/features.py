@@ -33,7 +33,7 @@ class Extractor:
     mesh: Mesh | None = None
     """Devices, with the axis `data`; None takes all of this process."""
 
-    def __call__(self, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]) -> np.ndarray:
+    def __call__(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]) -> np.ndarray:
         """Features [N D] of pictures that come in batches of any length, in their order.
 
         Raises:
@@ -55,7 +55,7 @@ class Extractor:
         return np.concatenate(features)
 
 
-def _parts(batch: UInt8[np.ndarray, "B H W 3"], most: int) -> list[UInt8[np.ndarray, "b H W 3"]]:
+def _parts(batch: UInt8[np.ndarray, "B H W 3"], most: int) -> list[UInt8[np.ndarray, "_ H W 3"]]:
     return [batch[start : start + most] for start in range(0, len(batch), most)]
 
 

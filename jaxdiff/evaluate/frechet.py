@@ -12,7 +12,6 @@ looks worse than it is. `extrapolated` fits that line and reads it off at 1 / N 
 Axis legend: N samples, D numbers in each.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,7 @@ from jaxtyping import Float
 
 from jaxdiff.evaluate.counts import require_samples
 
-SIZES = 8  # points of the line
-_SMALLEST = 5  # the smallest subset is this part of all
+PARTS = 5  # the line goes through averages over 1, 2, ... as many parts of the sets
 
 
 class Moments(NamedTuple):
@@ -50,22 +48,12 @@ def moments(features: Float[np.ndarray, "N D"]) -> Moments:
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Eq. (1): 0 where mean and covariance agree; in the squared units of the features."""
-    return frechet_from(a)(b)
-
-
-def frechet_from(a: Moments) -> Callable[[Moments], float]:
-    """The distance from one Gaussian, whose matrix root is taken once, to others."""
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-
-    def distance(b: Moments) -> float:
-        product = root @ b.covariance @ root
-        shared = np.linalg.eigvalsh((product + product.T) / 2)
-        apart = a.mean - b.mean
-        traces = np.trace(a.covariance) + np.trace(b.covariance)
-        return float(apart @ apart + traces - 2 * np.sqrt(np.maximum(shared, 0.0)).sum())
-
-    return distance
+    product = root @ b.covariance @ root
+    shared = np.linalg.eigvalsh((product + product.T) / 2)
+    apart, traces = a.mean - b.mean, np.trace(a.covariance) + np.trace(b.covariance)
+    return float(apart @ apart + traces - 2 * np.sqrt(np.maximum(shared, 0.0)).sum())
 
 
 def require_full_rank(a: Moments, b: Moments) -> None:
@@ -85,23 +73,24 @@ def require_full_rank(a: Moments, b: Moments) -> None:
 
 
 def can_extrapolate(count: int, size: int) -> bool:
-    """Whether a set of `count` features of `size` numbers has subsets that show the line."""
+    """Whether halves of a set of `count` features of `size` numbers have regular covariances."""
     return count >= 2 * (size + 1)
 
 
 def extrapolated(
     reference: Float[np.ndarray, "N D"] | Moments, features: Float[np.ndarray, "M D"], seed: int = 0
 ) -> float:
-    """The distance at infinitely many samples: the intercept of d^2 over 1 / share.
+    """The distance at infinitely many samples: a of the line a + b k through d_k^2.
 
-    Random subsets hold shares of the features between a fifth and all of them, and, where the
-    reference is given as features, of the reference too, whose own bias then goes as well (Chong &
-    Forsyth 2020, section 4, with the line in 1 / N for both sets). May be a little below 0.
+    d_k^2 is the mean over k random parts of the features, and, where the reference is given as
+    features, of the same number of parts of it, whose own bias then goes as well: each set is k
+    times smaller, and its bias c / N k times larger (Chong & Forsyth 2020, section 4, with disjoint
+    parts for random subsets). May be a little below 0.
 
     Args:
       reference: features, or moments, whose bias stays.
       features: of the samples.
-      seed: of the subsets.
+      seed: of the parts.
 
     Raises:
       UserError: a set has fewer than twice the samples that make a covariance regular.
@@ -111,18 +100,18 @@ def extrapolated(
         sets.append(reference)
     count, size = min(map(len, sets)), features.shape[1]
     require_samples("the extrapolated Fréchet distance", 2 * (size + 1), samples=count)
-    shares = np.linspace(max(1 / _SMALLEST, (size + 1) / count), 1.0, SIZES)
+    shuffled = [rng.permutation(each) for each in sets]
+    numbers = np.arange(1, min(PARTS, count // (size + 1)) + 1)
     distances = []
-    for share in shares:
-        parts = [_part(each, share, rng) for each in sets]
-        other = reference if isinstance(reference, Moments) else moments(parts[1])
-        distances.append(frechet_distance(other, moments(parts[0])))
-    return float(np.polynomial.polynomial.polyfit(1 / shares, distances, 1)[0])
+    for number in numbers:
+        parts = zip(*(np.array_split(each, number) for each in shuffled), strict=True)
+        distances.append(np.mean([_distance(reference, part) for part in parts]))
+    return float(np.polynomial.polynomial.polyfit(numbers, distances, 1)[0])
 
 
-def _part(
-    features: Float[np.ndarray, "N D"], share: float, rng: np.random.Generator
-) -> Float[np.ndarray, "n D"]:
-    """A random share of the features."""
-    count = round(share * len(features))
-    return features[rng.choice(len(features), count, replace=False)]
+def _distance(
+    reference: Float[np.ndarray, "N D"] | Moments, part: tuple[Float[np.ndarray, "n D"], ...]
+) -> float:
+    """Of a part of the features from that of the reference, or from all of it."""
+    other = reference if isinstance(reference, Moments) else moments(part[1])
+    return frechet_distance(other, moments(part[0]))

@@ -93,7 +93,9 @@ def _at_infinity(reference: Statistics, features: Features, options: Options) ->
     if not can_extrapolate(min(counts), size):
         return Score(name, math.nan, f"needs {2 * (size + 1)} pictures of both")
     bias = "; the reference's own bias stays" if isinstance(known, Moments) else ""
-    return Score(name, extrapolated(known, features, options.seed), f"line in 1 / N{bias}")
+    return Score(
+        name, extrapolated(known, features, options.seed), f"the intercept of a line in 1 / N{bias}"
+    )
 
 
 def _kid(reference: Statistics, features: Features, options: Options) -> list[Score]:

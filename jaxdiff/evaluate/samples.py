@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -182,7 +181,7 @@ def _open_npz(path: Path, resolution: int | None) -> Samples:
     )
 
 
-def _header(stream: IO[bytes], path: Path) -> tuple[int, ...]:
+def _header(stream: zipfile.ZipExtFile, path: Path) -> tuple[int, ...]:
     """The shape of `arr_0`, the stream then at its first byte."""
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0}.get(

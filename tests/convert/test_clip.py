@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from torch_parity import assert_close, nchw, scattered
@@ -83,7 +84,10 @@ def test_vision_tower_with_projection(tmp_path):
 
     module = _reference()
     module.save_pretrained(tmp_path)
-    alone = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path)
+    shape = transformers.CLIPVisionConfig(**_VISION, projection_dim=20)
+    alone = transformers.CLIPVisionModelWithProjection(shape).eval()
+    alone.vision_model.load_state_dict(module.vision_model.state_dict())
+    alone.visual_projection.load_state_dict(module.visual_projection.state_dict())
     pictures = np.random.default_rng(1).normal(size=(1, 32, 32, 3)).astype(np.float32)
     clip = load_clip(tmp_path)
     with torch.no_grad():
@@ -109,7 +113,7 @@ def test_preparation(tmp_path):
         )
         top, left = (resized.height - 32) // 2, (resized.width - 32) // 2
         pixels = np.asarray(resized)[top : top + 32, left : left + 32] / 255.0
-        ours = prepare(config, image[None])[0]
+        ours = prepare(config, jnp.asarray(image[None]))[0]
         levels = np.abs(np.asarray(ours) - (pixels - mean) / std) * std * 255
         assert levels.max() <= 1.01  # Pillow rounds its filters' weights
         assert (levels > 0.5).mean() < 0.05
