@@ -38,14 +38,16 @@ def bilinear(images: Float[Array, "B H W C"], side: int) -> Float[Array, "B S S 
 def bicubic_crop(images: UInt8[Array, "B H W C"], side: int) -> Float[Array, "B S S C"]:
     """The shorter side to S, bicubic with antialiasing, then the central square: 0 .. 255, whole.
 
-    What Pillow does for CLIP, to a level or so: Pillow rounds its filters' weights.
+    What Pillow does for CLIP: across, then down, in whole levels both times. (Pillow rounds its
+    filters' weights too, so that a few pixels differ by a level.)
     """
-    batch, height, width, channels = images.shape
-    shorter = min(height, width)
-    size = (side * height // shorter, side * width // shorter)
-    if size != (height, width):
-        shape = (batch, *size, channels)
-        resized = jax.image.resize(images.astype(jnp.float32), shape, "cubic", antialias=True)
-        images = jnp.round(jnp.clip(resized, 0.0, 255.0))
+    shorter = min(images.shape[1:3])
+    size = [side * length // shorter for length in images.shape[1:3]]
+    images = images.astype(jnp.float32)
+    for axis in (2, 1):
+        if images.shape[axis] != size[axis - 1]:
+            shape = (*images.shape[:axis], size[axis - 1], *images.shape[axis + 1 :])
+            resized = jax.image.resize(images, shape, "cubic", antialias=True)
+            images = jnp.round(jnp.clip(resized, 0.0, 255.0))
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    return images[:, top : top + side, left : left + side].astype(jnp.float32)
+    return images[:, top : top + side, left : left + side]

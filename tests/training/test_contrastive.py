@@ -36,7 +36,7 @@ def test_the_loss_falls_and_what_is_learned_is_written(run, tmp_path):
     """From chance on one batch; the file embeds as the networks do."""
     short = train_shortly(run, tmp_path, steps=40)
     print("loss", [round(loss, 2) for loss in short.losses[::8]])
-    assert short.losses[0] == pytest.approx(np.log(32), abs=1.5)
+    assert short.losses[0] == pytest.approx(np.log(32), abs=2.5)
     assert short.losses[-1] < 0.6 * short.losses[0]
     short.objective.export(tmp_path / "clip", short.last, {"step": 40})
     clip = load_clip(tmp_path / "clip", Tokenizer.load)
