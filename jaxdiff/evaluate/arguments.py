@@ -143,6 +143,16 @@ class Bits:
 
 
 @dataclass(frozen=True)
+class Captions:
+    """The captions of a set of pictures as a file, one in a line: prompts for sample.py."""
+
+    pictures: Positional[str]
+    """A folder, an .npz with captions, or SOURCE@SPLIT."""
+    out: Positional[Path]
+    """The text file to write."""
+
+
+@dataclass(frozen=True)
 class Pack:
     """Pictures to a sample batch as OpenAI's evaluator reads it: an .npz with arr_0."""
 
@@ -175,6 +185,7 @@ Arguments = (
     | Annotated[Diversity, subcommand("diversity")]
     | Annotated[Audit, subcommand("audit")]
     | Annotated[Bits, subcommand("bits")]
+    | Annotated[Captions, subcommand("captions")]
     | Annotated[Pack, subcommand("pack")]
     | Annotated[Unpack, subcommand("unpack")]
 )

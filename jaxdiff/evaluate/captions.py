@@ -31,6 +31,18 @@ def folder_captions(folder: Path, files: Sequence[Path]) -> list[str]:
     return [known[name] for name in names]
 
 
+def write_captions(path: Path, captions: Sequence[str]) -> None:
+    """Write captions, one in a line, white space within them as single spaces.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        path.write_text("".join(" ".join(each.split()) + "\n" for each in captions), "utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 def read_captions(path: Path, count: int) -> list[str]:
     """The lines of a file, one for each of `count` pictures in their order.
 

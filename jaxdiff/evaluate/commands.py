@@ -12,7 +12,7 @@ from jaxdiff.cli import exit_code, parse_or_explain
 from jaxdiff.errors import UserError
 from jaxdiff.evaluate import arguments, report
 from jaxdiff.evaluate.agreement import agreement, number_captions
-from jaxdiff.evaluate.captions import read_captions
+from jaxdiff.evaluate.captions import read_captions, write_captions
 from jaxdiff.evaluate.counts import spread
 from jaxdiff.evaluate.diversity import diversity
 from jaxdiff.evaluate.extractors import open_extractor
@@ -177,6 +177,13 @@ def run_bits(args: arguments.Bits) -> None:
     report.tell([scores], about | {"steps": args.steps, "probes": args.probes}, args.json)
 
 
+def run_captions(args: arguments.Captions) -> None:
+    """Write the captions of a set."""
+    captions = open_samples(args.pictures).captions()
+    write_captions(args.out, captions)
+    print(f"wrote {args.out}: {len(captions)} captions, {len(set(captions))} of them different")
+
+
 def run_pack(args: arguments.Pack) -> None:
     """Write a sample batch."""
     if args.out.suffix != ".npz":
@@ -230,6 +237,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     arguments.Diversity: run_diversity,
     arguments.Audit: run_audit,
     arguments.Bits: run_bits,
+    arguments.Captions: run_captions,
     arguments.Pack: run_pack,
     arguments.Unpack: run_unpack,
 }

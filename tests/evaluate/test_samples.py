@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.errors import UserError
+from jaxdiff.evaluate.captions import read_captions, write_captions
 from jaxdiff.evaluate.samples import open_samples, write_folder, write_npz
 from jaxdiff.evaluate.statistics import (
     holds_statistics,
@@ -52,6 +53,13 @@ def test_corpus():
     samples = open_samples("shapes@heldout", 16)
     first = next(samples.batches())
     assert first.shape[1:] == (16, 16, 3) and len(samples.captions()) == samples.count
+
+
+def test_captions_of_a_file(tmp_path):
+    write_captions(tmp_path / "c.txt", ["a  b\nc", "é"])
+    assert read_captions(tmp_path / "c.txt", 2) == ["a b c", "é"]
+    with pytest.raises(UserError, match="has 2 captions for 3 pictures"):
+        read_captions(tmp_path / "c.txt", 3)
 
 
 def test_pictures_of_several_sizes(folder):
