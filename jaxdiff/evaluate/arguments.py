@@ -21,7 +21,8 @@ class Compare:
     samples: Positional[tuple[str, ...]]
     """Folders, .npz, or SOURCE@SPLIT; several sets (one a seed) give mean and deviation."""
     extractor: str = "pixels"
-    """pixels, latents:MODEL, inception:FILE.safetensors (or inception-torch:), clip:FOLDER."""
+    """pixels or pixels:SIDE, latents:MODEL, inception:FILE.safetensors, inception-torch:FILE, or
+    clip:FOLDER."""
     measures: tuple[str, ...] = ()
     """frechet, kid, cmmd, manifold; by default all that the extractor has a meaning for."""
     resolution: int | None = None

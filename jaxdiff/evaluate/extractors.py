@@ -1,4 +1,4 @@
-"""The extractors by name: `pixels`, `latents:MODEL`, `inception:FILE`, `clip:FOLDER`.
+"""The extractors by name: `pixels:SIDE`, `latents:MODEL`, `inception:FILE`, `clip:FOLDER`.
 
 Axis legend: B pictures, H W pixels, S side, D numbers in a feature, C captions.
 """
@@ -24,32 +24,34 @@ from jaxdiff.evaluate.features import Extractor
 from jaxdiff.models import InceptionConfig, inception, network, vision
 from jaxdiff.models.autoencoder import from_uint8
 
-_PIXELS = 16  # S of `pixels`
+_PIXELS = "16"  # S of `pixels` alone
 _TEXTS = 64  # captions at a time
 
 
 def open_extractor(name: str) -> Extractor:
-    """The extractor of a name, KIND or KIND:PATH.
+    """The extractor of a name, KIND:PATH, or `pixels`, or `pixels:SIDE`.
 
     Raises:
-      UserError: the kind is unknown, wants a path or takes none, or what lies there does not fit.
+      UserError: the kind is unknown or wants a path, or what lies there does not fit.
     """
-    kind, colon, path = name.partition(":")
+    kind, _, path = name.partition(":")
     build = EXTRACTORS[choose("extractor", kind, EXTRACTORS)]
-    if bool(colon and path) != (kind != "pixels"):
-        wanted = "no path" if kind == "pixels" else f"a path: {kind}:PATH"
-        raise UserError(f"the extractor {kind} takes {wanted}; given {name!r}")
+    if not path and kind != "pixels":
+        raise UserError(f"the extractor {kind} wants a path: {kind}:PATH")
     return build(path)
 
 
-def _pixels(_: str) -> Extractor:
-    """The pictures themselves, shrunk to 16 x 16: no network, for copies and for trying out."""
+def _pixels(side: str) -> Extractor:
+    """The pictures themselves, shrunk to a side: no network, for copies and for trying out."""
+    side = side or _PIXELS
+    if not side.isdecimal() or int(side) < 1:
+        raise UserError(f"the extractor pixels takes a side, such as pixels:8; given {side!r}")
 
     def embed(_: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B D"]:
-        shape = (images.shape[0], _PIXELS, _PIXELS, 3)
+        shape = (images.shape[0], int(side), int(side), 3)
         return jax.image.resize(from_uint8(images), shape, "linear").reshape(shape[0], -1)
 
-    return Extractor(f"pixels-{_PIXELS}", embed)
+    return Extractor(f"pixels-{side}", embed)
 
 
 def _latents(path: str) -> Extractor:

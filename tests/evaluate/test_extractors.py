@@ -88,8 +88,8 @@ def test_clip(clip_folder):
     ("name", "said"),
     [
         ("inceptionv4:x", "unknown extractor 'inceptionv4'"),
-        ("clip", "takes a path: clip:PATH"),
-        ("pixels:x", "takes no path"),
+        ("clip", "wants a path: clip:PATH"),
+        ("pixels:x", "takes a side, such as pixels:8"),
         ("inception:weights.pth", "weights.pth is a pickle"),
         ("inception:weights.safetensors", "weights.safetensors does not exist"),
         ("clip:nowhere", "nowhere/config.json is missing"),
