@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
 from jaxdiff import target
+from jaxdiff.errors import UserError
 from jaxdiff.evaluate.counts import require_samples
 
 PER_DEVICE = 32  # pictures at a time
@@ -37,7 +38,7 @@ class Extractor:
         """Features [N D] of pictures that come in batches of any length, in their order.
 
         Raises:
-          UserError: no picture comes.
+          UserError: no picture comes, or a feature is not finite.
         """
         mesh = self.mesh or Mesh(np.array(jax.local_devices()), ("data",))
         rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -52,7 +53,10 @@ class Extractor:
                     out = embed(params, jax.device_put(padded, rows))
                 features.append(np.asarray(out)[: len(part)])
         require_samples("a measure", 1, pictures=sum(map(len, features)))
-        return np.concatenate(features)
+        together = np.concatenate(features)
+        if not np.isfinite(together).all():
+            raise UserError(f"{self.name} gives features that are not finite; check its weights")
+        return together
 
 
 def _parts(batch: UInt8[np.ndarray, "B H W 3"], most: int) -> list[UInt8[np.ndarray, "_ H W 3"]]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdiff.errors import UserError, choose
+from jaxdiff.evaluate.counts import require_samples
 from jaxdiff.evaluate.frechet import (
     Moments,
     can_extrapolate,
@@ -100,6 +101,8 @@ def _at_infinity(reference: Statistics, features: Features, options: Options) ->
 
 def _kid(reference: Statistics, features: Features, options: Options) -> list[Score]:
     known = _require_features(reference)
+    counts = {"reference_pictures": len(known), "samples": len(features)}
+    require_samples("the kernel distance", 4, **counts)
     size = options.subset_size or subset_size(len(known), len(features))
     found = kid(known, features, subsets=options.subsets, size=size, seed=options.seed)
     note = f"unbiased; {found.count} subsets of {size}, their std {1000 * found.std:.3f}"

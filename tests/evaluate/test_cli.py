@@ -106,6 +106,7 @@ def test_bits(folder, evaluate, tiny_model_dir, tmp_path):
         ("compare real drawn", "the Fréchet distance needs at least 769 reference pictures, not 9"),
         ("compare real drawn --measures fid", "unknown measure 'fid'"),
         ("compare real drawn --measures cmmd", "cmmd is of CLIP's embeddings"),
+        ("compare real few --measures kid", "the kernel distance needs at least 4 samples, not 3"),
         ("compare real drawn --measures kid --subset-size 50", "needs at least 50 reference"),
         ("compare real drawn --measures manifold --neighbours 9", "at least 10 reference"),
         ("compare real", "name at least one set of samples"),
@@ -122,7 +123,7 @@ def test_bits(folder, evaluate, tiny_model_dir, tmp_path):
     ],
 )
 def test_bad_input_is_one_line(words, said, folder, evaluate, tmp_path):
-    folder("real", 9, 0), folder("drawn", 4, 1)
+    folder("real", 9, 0), folder("drawn", 4, 1), folder("few", 3, 2)
     (tmp_path / "empty").mkdir()
     (tmp_path / "two.txt").write_text("a\nb\n")
     (tmp_path / "four.txt").write_text("a\nb\nc\nd\n")

@@ -108,6 +108,14 @@ def test_weights_of_another_network_are_refused(clip_folder):
     assert "missing (Conv2d_1a_3x3" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_features_that_are_no_numbers_are_refused():
+    def embed(_, images):
+        return images.reshape(images.shape[0], -1).astype(np.float32) / 0
+
+    with pytest.raises(UserError, match="test gives features that are not finite"):
+        Extractor("test", embed)([make_pictures(3, 0)])
+
+
 def test_no_picture_is_refused():
     with pytest.raises(UserError, match="at least 1 pictures, not 0"):
         open_extractor("pixels")([])
