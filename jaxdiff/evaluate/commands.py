@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from jaxdiff.evaluate.diversity import diversity
 from jaxdiff.evaluate.extractors import open_extractor
 from jaxdiff.evaluate.features import Extractor
 from jaxdiff.evaluate.likelihood import latent_bits
-from jaxdiff.evaluate.measures import Options, Score, measure
-from jaxdiff.evaluate.memorisation import audit
+from jaxdiff.evaluate.measures import Options, Score, choose_measures, measure, require_enough
+from jaxdiff.evaluate.memorisation import audit, require_calibration
 from jaxdiff.evaluate.page import closest, write_page
 from jaxdiff.evaluate.samples import Samples, open_samples, write_folder, write_npz
 from jaxdiff.evaluate.statistics import (
@@ -65,22 +66,26 @@ def run_compare(args: arguments.Compare) -> None:
     known = Path(args.reference)
     reference = None if holds_statistics(known) else open_samples(args.reference, args.resolution)
     extractor = open_extractor(args.extractor)
+    names = choose_measures(args.measures, extractor.name)
+    options = Options(args.neighbours, args.subsets, args.subset_size, args.few_samples, args.seed)
     if reference is None:
         statistics = read_statistics(known, extractor.name, args.trust_reference)
+        count = statistics.moments.count
     else:
-        statistics = _statistics(reference, extractor)
-    options = Options(args.neighbours, args.subsets, args.subset_size, args.few_samples, args.seed)
-    scores = [measure(statistics, _features(s, extractor), args.measures, options) for s in sets]
+        statistics, count = None, reference.count
+    for each in sets:
+        width = extractor.width(next(each.batches())[:1])
+        require_enough(names, count, each.count, width, options)
+    statistics = statistics or _statistics(reference, extractor)
+    scores = [measure(statistics, _features(each, extractor), names, options) for each in sets]
     about = {"reference": args.reference, "reference pictures": statistics.moments.count or "?"}
     report.tell(scores, _about(sets, extractor, **about), args.json)
 
 
 def run_statistics(args: arguments.Statistics) -> None:
     """Write the statistics of a set."""
-    pictures, extractor = (
-        open_samples(args.pictures, args.resolution),
-        open_extractor(args.extractor),
-    )
+    pictures = open_samples(args.pictures, args.resolution)
+    extractor = open_extractor(args.extractor)
     statistics = _statistics(pictures, extractor)
     write_statistics(args.out, statistics, args.keep_features)
     size = len(statistics.moments.mean)
@@ -101,8 +106,8 @@ def run_agreement(args: arguments.Agreement) -> None:
         found = agreement(_features(each, extractor), texts, own, args.at)
         note = f"of {found.captions} captions; chance"
         retrieved = (
-            Score(f"retrieval at {k}", share, f"{note} {k / found.captions:.4f}")
-            for k, share in found.retrieval.items()
+            Score(f"retrieval at {k}", found.retrieval.get(k, nan), f"{note} {k / len(texts):.4f}")
+            for k in args.at
         )
         scores.append([Score("contrastive score", found.score, "100 cos, at least 0"), *retrieved])
     report.tell(scores, _about(sets, extractor), args.json)
@@ -133,6 +138,7 @@ def run_audit(args: arguments.Audit) -> None:
     """Print the test for copies, and write the page of the closest pairs."""
     names = {"samples": args.samples, "training": args.training, "held out": args.held_out}
     sets = {kind: open_samples(name, args.resolution) for kind, name in names.items()}
+    require_calibration(*(each.count for each in sets.values()), args.level)
     extractor = open_extractor(args.extractor)
     found = audit(*(_features(each, extractor) for each in sets.values()), level=args.level)
     low, high = found.interval

@@ -34,6 +34,10 @@ class Extractor:
     mesh: Mesh | None = None
     """Devices, with the axis `data`; None takes all of this process."""
 
+    def width(self, pictures: UInt8[np.ndarray, "B H W 3"]) -> int:
+        """D for pictures of this size; nothing is computed."""
+        return jax.eval_shape(self.embed, self.params, pictures).shape[1]
+
     def __call__(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]) -> np.ndarray:
         """Features [N D] of pictures that come in batches of any length, in their order.
 

@@ -56,14 +56,18 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return float(apart @ apart + traces - 2 * np.sqrt(np.maximum(shared, 0.0)).sum())
 
 
-def require_full_rank(a: Moments, b: Moments) -> None:
+def require_full_rank(size: int, reference: int, samples: int) -> None:
     """Refuse sets with a singular covariance, where the distance says little but their sizes.
+
+    Args:
+      size: numbers in a feature.
+      reference: how many features there are; 0: nobody knows.
+      samples: how many features there are.
 
     Raises:
       UserError: a set has no more samples than a feature has numbers.
     """
-    size = len(a.mean)
-    counts = {"reference_pictures": a.count, "samples": b.count}
+    counts = {"reference_pictures": reference, "samples": samples}
     counts = {kind: count for kind, count in counts.items() if count}
     why = (
         f"a covariance of {size} features is singular below; the kernel distance has no such "

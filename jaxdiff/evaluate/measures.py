@@ -55,6 +55,45 @@ Features = Float[np.ndarray, "N D"]
 Measure = Callable[[Statistics, Features, Options], list[Score]]
 
 
+def choose_measures(names: Sequence[str], extractor: str) -> tuple[str, ...]:
+    """The measures of these names or, where there is none, all that suit the extractor.
+
+    Raises:
+      UserError: a name is unknown, or a measure is of another kind of extractor.
+    """
+    by_clip = extractor.startswith("clip")
+    for name in names:
+        choose("measure", name, MEASURES)
+    if "cmmd" in names and not by_clip:
+        raise UserError(f"cmmd is of CLIP's embeddings; the extractor is {extractor}")
+    return tuple(names) or tuple(name for name in MEASURES if name != "cmmd" or by_clip)
+
+
+def require_enough(
+    names: Sequence[str], reference: int, samples: int, width: int, options: Options
+) -> None:
+    """Refuse what would be refused later, before any feature is extracted.
+
+    Args:
+      names: of measures.
+      reference: how many pictures it has; 0: nobody knows.
+      samples: how many pictures a set has.
+      width: numbers in a feature.
+      options: how to measure.
+
+    Raises:
+      UserError: a measure needs more pictures; the message says how many.
+    """
+    if "frechet" in names and not options.few_samples:
+        require_full_rank(width, reference, samples)
+    least = {"kid": ("the kernel distance", options.subset_size or 4)}
+    k = options.neighbours
+    least["manifold"] = (f"precision and recall with {k} neighbours", k + 1)
+    counts = {"reference_pictures": reference or samples, "samples": samples}
+    for name in least.keys() & set(names):
+        require_samples(*least[name], **counts)
+
+
 def measure(
     reference: Statistics, features: Features, names: Sequence[str], options: Options
 ) -> list[Score]:
@@ -63,25 +102,19 @@ def measure(
     Args:
       reference: what to compare with.
       features: of the samples, by the same extractor.
-      names: of `MEASURES`; empty: all that the extractor has a meaning for.
+      names: of `MEASURES`.
       options: how.
 
     Raises:
-      UserError: a name is unknown, a measure wants more samples, or features that are not there.
+      UserError: a measure wants more samples, or features that the reference has not kept.
     """
-    by_clip = reference.extractor.startswith("clip")
-    names = names or [name for name in MEASURES if name != "cmmd" or by_clip]
-    for name in names:
-        choose("measure", name, MEASURES)
-    if "cmmd" in names and not by_clip:
-        raise UserError(f"cmmd is of CLIP's embeddings; the extractor is {reference.extractor}")
+    counts = reference.moments.count, len(features), features.shape[1]
+    require_enough(names, *counts, options)
     return [score for name in names for score in MEASURES[name](reference, features, options)]
 
 
 def _frechet(reference: Statistics, features: Features, options: Options) -> list[Score]:
     given = moments(features)
-    if not options.few_samples:
-        require_full_rank(reference.moments, given)
     note = f"too large by about c / N at N = {given.count}"
     distance = frechet_distance(reference.moments, given)
     return [Score("Fréchet distance", distance, note), _at_infinity(reference, features, options)]
@@ -101,8 +134,6 @@ def _at_infinity(reference: Statistics, features: Features, options: Options) ->
 
 def _kid(reference: Statistics, features: Features, options: Options) -> list[Score]:
     known = _require_features(reference)
-    counts = {"reference_pictures": len(known), "samples": len(features)}
-    require_samples("the kernel distance", 4, **counts)
     size = options.subset_size or subset_size(len(known), len(features))
     found = kid(known, features, subsets=options.subsets, size=size, seed=options.seed)
     note = f"unbiased; {found.count} subsets of {size}, their std {1000 * found.std:.3f}"

@@ -72,12 +72,7 @@ def audit(
       UserError: there are too few held-out pictures for the level, no picture at all, or the level
         is no share.
     """
-    if not 0 < level < 1:
-        raise UserError(f"the level of a test must be between 0 and 1, not {level:g}")
-    least = math.ceil(1 / level - 1e-9) - 1
-    require_samples(f"a test for copies at level {level:g}", least, held_out_pictures=len(held_out))
-    require_samples("a test for copies", SHOWN, training_pictures=len(training))
-    require_samples("a test for copies", 1, pictures=len(generated))
+    require_calibration(len(generated), len(training), len(held_out), level)
     centre = training.mean(axis=0, dtype=np.float64)
     generated, training, held_out = (unit(x - centre) for x in (generated, training, held_out))
     places, distances = nearest(generated, training, SHOWN)
@@ -96,6 +91,20 @@ def audit(
         float(real[chosen - 1]),
         (float(np.median(distances[:, 0])), float(np.median(real))),
     )
+
+
+def require_calibration(generated: int, training: int, held_out: int, level: float) -> None:
+    """Refuse numbers of pictures that make no test at a level.
+
+    Raises:
+      UserError: a number is too small, or the level is no share.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"the level of a test must be between 0 and 1, not {level:g}")
+    least = math.ceil(1 / level - 1e-9) - 1
+    require_samples(f"a test for copies at level {level:g}", least, held_out_pictures=held_out)
+    require_samples("a test for copies", SHOWN, training_pictures=training)
+    require_samples("a test for copies", 1, pictures=generated)
 
 
 def beta_binomial_tail(least: int, trials: int, a: int, b: int) -> float:
