@@ -8,11 +8,14 @@ algorithms on a ring (Chan et al. 2007, section 4):
 and S for a permutation.
 """
 
+import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
+
+log = logging.getLogger(__name__)
 
 _KINDS = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -52,9 +55,12 @@ class Collective(NamedTuple):
 
 
 def read_collectives(hlo: str, devices: int) -> list[Collective]:
-    """The collectives of a program for `devices` devices; those of groups of one are left out."""
+    """The collectives of a program for `devices` devices; those of groups of one are left out.
+
+    Where the turns of a loop cannot be read, what it sends is counted once, and a warning says so.
+    """
     computations = dict(_computations(hlo))
-    times = _times(computations)
+    times, unsure = _times(computations)
     found, seen = [], set()
     for name, lines in computations.items():
         for line in lines if times[name] else ():
@@ -65,6 +71,8 @@ def read_collectives(hlo: str, devices: int) -> list[Collective]:
             if channel:  # an asynchronous one may be written in several pieces
                 seen.add(channel[1])
             found.append(_read(operation, "all-reduce-scatter" in name, devices, times[name]))
+            if name in unsure and found[-1].group > 1:
+                log.warning("a loop's turns cannot be read: its %s is counted once", operation[2])
     return [each for each in found if each.group > 1]
 
 
@@ -95,24 +103,27 @@ def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
             lines.append(line)
 
 
-def _times(computations: dict[str, list[str]]) -> dict[str, int]:
-    """How often each computation runs: a loop's body as often as the loop turns."""
+def _times(computations: dict[str, list[str]]) -> tuple[dict[str, int], set[str]]:
+    """How often each computation runs, and which of them in loops of unknown length, as if once."""
     times: dict[str, int] = defaultdict(int)
+    unsure: set[str] = set()
 
-    def visit(name: str, count: int) -> None:
+    def visit(name: str, count: int, sure: bool) -> None:
         times[name] += count
+        if not sure:
+            unsure.add(name)
         for line in computations.get(name, ()):
             turns = _turns(line, computations)
             for several, one in _CALLED.findall(line):
                 for called in re.findall(r"[\w.\-]+", several or one):
-                    visit(called, count * turns)
+                    visit(called, count * (turns or 1), sure and turns is not None)
 
-    visit("ENTRY", 1)
-    return times
+    visit("ENTRY", 1, True)
+    return times, unsure
 
 
-def _turns(line: str, computations: dict[str, list[str]]) -> int:
-    """Turns of the loop in a line, 1 where there is none.
+def _turns(line: str, computations: dict[str, list[str]]) -> int | None:
+    """Turns of the loop in a line, 1 where there is none; None where they cannot be read.
 
     The CPU's compiler says them. The TPU's does not: there they are the bound in the condition,
     i < bound, since a scan counts from 0 by 1.
@@ -120,10 +131,12 @@ def _turns(line: str, computations: dict[str, list[str]]) -> int:
     if known := _TURNS.search(line):
         return int(known[1])
     loop = _LOOP.search(line)
-    condition = "\n".join(computations.get(loop[1], ())) if loop else ""
+    if loop is None:
+        return 1
+    condition = "\n".join(computations.get(loop[1], ()))
     bound = _BOUND.search(condition)
     constant = bound and re.search(rf"{re.escape(bound[1])} = s32\S* constant\((\d+)\)", condition)
-    return int(constant[1]) if constant else 1
+    return int(constant[1]) if constant else None
 
 
 def _bytes(types: str) -> float:

@@ -158,6 +158,15 @@ ENTRY"""
     assert found[3] == Collective("reduce-scatter", 256, 4, 1)
 
 
+def test_a_loop_whose_turns_cannot_be_read_is_counted_once_and_said(caplog):
+    """Only what the loop sends: what the rest of the program sends is certain."""
+    unknown = HLO.replace('backend_config={"known_trip_count":{"n":"3"}}', "condition=%unread")
+    found = sorted(read_collectives(unknown, 8))
+    assert found[2] == Collective("all-reduce", 4096, 4, 1)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == "a loop's turns cannot be read: its all-reduce is counted once"
+
+
 def test_collectives_of_a_real_program():
     """Gradients over a batch in eight parts are summed once: 2 S 7/8 bytes sent."""
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
