@@ -184,6 +184,29 @@ def test_base_and_refiner(models, tmp_path):
     assert_alike(pixels, np.round(images * 255).astype(np.uint8), "base and refiner")
 
 
+@pytest.mark.slow
+def test_a_second_pass(models, monkeypatch):
+    """Latents enlarged by bilinear interpolation, noised, and drawn again from a half on."""
+    import diffusers
+    import torch
+
+    theirs, ours = models("sd1")
+    steps = dict(negative_prompt=NEGATIVES, guidance_scale=GUIDANCE)
+    small = theirs(
+        PROMPTS, num_inference_steps=STEPS, latents=nchw(NOISE), output_type="latent", **steps
+    ).images
+    large = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear")
+    task = as_task(theirs, diffusers.StableDiffusionImg2ImgPipeline)
+    noise = unit_noise(image_keys([0, 1]), (16, 16, 4), "hires")
+    picture = drawn(
+        task, PROMPTS, image=large, strength=0.5, noise=noise, monkeypatch=monkeypatch, **steps
+    )
+    changes = settings(negative_prompt=NEGATIVE, guidance_scale=GUIDANCE)
+    pixels = ours(PROMPTS, [0, 1], latents=NOISE, hires_scale=2.0, hires_strength=0.5, **changes)
+    assert pixels.shape == (2, 32, 32, 3)
+    assert_alike(pixels, picture, "second pass")
+
+
 def test_upscaling(models, photo, monkeypatch):
     """The x4 upscaler's form: the picture, noised, goes in beside latents of its own size."""
     theirs, ours = models("upscale")

@@ -17,12 +17,16 @@ OURS = settings_of(negative_prompt=NEGATIVE, guidance_scale=GUIDANCE)
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory):
     """(theirs, two ControlNets of theirs, ours with both)."""
+    return _with_controlnets("sd1", tmp_path_factory.mktemp("controlled"), 2)
+
+
+def _with_controlnets(family, folder, count):
+    """A family's pipeline, ControlNets of its shape, and ours with these."""
     from diffusers import ControlNetModel
 
-    folder = tmp_path_factory.mktemp("controlled")
-    theirs, nets = reference("sd1", folder / "sd1"), []
-    ours = TextToImage.load(folder / "sd1")
-    for i in range(2):
+    theirs, nets = reference(family, folder / family), []
+    ours = TextToImage.load(folder / family)
+    for i in range(count):
         net = ControlNetModel.from_unet(theirs.unet, conditioning_embedding_out_channels=(4, 8))
         nets.append(scatter(net, 10 + i))
         net.save_pretrained(folder / f"net{i}")
@@ -71,6 +75,30 @@ def test_controlnets(weights, ranges, controlled, photo):
         **OURS,
     )
     assert_alike(pixels, picture, f"ControlNets at {weights}, steps {ranges}")
+
+
+def test_controlnet_of_sdxl(tmp_path, photo):
+    """One that is told the sizes and the pooled text too."""
+    from diffusers import StableDiffusionXLControlNetPipeline
+
+    theirs, nets, ours = _with_controlnets("sdxl", tmp_path, 1)
+    assert nets[0].config.addition_embed_type == "text_time"
+    task = as_task(theirs, StableDiffusionXLControlNetPipeline, controlnet=nets[0])
+    picture = drawn(
+        task,
+        PROMPTS,
+        image=pil(photo)[0],
+        controlnet_conditioning_scale=0.7,
+        control_guidance_end=0.6,
+        height=16,
+        width=16,
+        **THEIRS,
+    )
+    steered = {"control_images": [photo[0]], "control_ranges": ((0.0, 0.6),)}
+    pixels = ours(PROMPTS, [0, 0], latents=NOISE, control_weights=(0.7,), **steered, **OURS)
+    assert_alike(pixels, picture, "ControlNet of SDXL")
+    off = ours(PROMPTS, [0, 0], latents=NOISE, control_weights=(0.0,), **steered, **OURS)
+    assert np.abs(pixels.astype(int) - off).max() > 2
 
 
 def test_lora(tmp_path):

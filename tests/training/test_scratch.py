@@ -82,7 +82,7 @@ def test_precomputing_wants_a_cache(finetune_run):
         precompute(finetune_run)
 
 
-@pytest.mark.parametrize("name", ["cache", ""])
+@pytest.mark.parametrize("name", [pytest.param("cache", marks=pytest.mark.slow), ""])
 def test_a_blueprint_is_what_is_trained(diffusion_run, tmp_path, name):
     where = str(tmp_path / name) if name else ""
     run = replace(diffusion_run, data=replace(diffusion_run.data, cache=where))
