@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 
 class Cut(NamedTuple):
@@ -49,20 +49,6 @@ def tracing_for(name: str) -> AbstractContextManager:
 def cut() -> Cut | None:
     """The devices that share the arrays of what is being traced; None where each has its own."""
     return _cut.value
-
-
-def whole_channels(x: jax.Array) -> jax.Array:
-    """Features [B ...] that a block takes in: cut by rows alone, where an axis cuts layers, too.
-
-    Left to itself, XLA (jaxlib 0.10.2, with Shardy and without) cuts the joined skips of a UNet
-    otherwise on a mesh of three axes, and then computes wrong gradients without a word
-    (`tests/training/test_sharding.py` has the case).
-    """
-    where = cut()
-    if where is None or where.heads is None or where.mesh.shape[where.heads] == 1:
-        return x
-    spec = PartitionSpec(where.rows)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(where.mesh, spec))
 
 
 def cut_over(

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from jaxdiff import target
 from jaxdiff.models.attention import Attention
 from jaxdiff.models.linear import Conv, Dense, default_init, zeros
 from jaxdiff.models.norms import GroupNorm, LayerNorm
@@ -75,7 +74,6 @@ class ResnetBlock(nn.Module):
         temb: jax.Array | None = None,
         dropout_keys: Key[Array, " B"] | None = None,
     ) -> jax.Array:
-        x = target.whole_channels(x)
         h = nn.silu(group_norm(self.groups, self.epsilon, dtype=self.dtype, name="norm1")(x))
         h = conv3x3(self.features, dtype=self.dtype, name="conv1")(h)
         if temb is not None:

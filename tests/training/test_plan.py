@@ -115,7 +115,7 @@ def test_a_plan_for_tpus_has_their_attention(diffusion_run, monkeypatch):
     monkeypatch.setattr(attention, "LONG", 128)
     data = replace(diffusion_run.data, resolution=32, batch_size=16)
     optimizer = replace(diffusion_run.optimizer, accumulate=2)
-    run = replace(diffusion_run, data=data, optimizer=optimizer, mesh=MeshConfig(2, 2, 2))
+    run = replace(diffusion_run, data=data, optimizer=optimizer, mesh=MeshConfig(1, 4, 2))
     plan = make_plan(with_unet_options(run, remat="blocks"), "v5e:2x4")
     plain = make_plan(with_unet_options(run, attention="einsum"), "v5e:2x4", effort="none")
     assert plan.fits

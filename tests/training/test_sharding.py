@@ -69,7 +69,7 @@ def test_every_row_of_the_table_is_of_use():
     [
         (MeshConfig(), 8, (8, 1, 1)),
         (MeshConfig(data=1, fsdp=-1), 8, (1, 8, 1)),
-        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
+        (MeshConfig(data=1, fsdp=-1, tensor=2), 8, (1, 4, 2)),
         (MeshConfig(fsdp=4), 256, (64, 4, 1)),
     ],
 )
@@ -80,6 +80,13 @@ def test_what_is_left_goes_where_it_is_asked(asked, devices, found):
 @pytest.mark.parametrize("asked", [MeshConfig(fsdp=3), MeshConfig(data=2, fsdp=2), MeshConfig(16)])
 def test_a_mesh_that_does_not_make_up_the_devices_is_refused(asked):
     with pytest.raises(UserError, match=r"mesh.data=.* does not make up 8 devices.* 1, 2, 4, 8"):
+        make_mesh(asked)
+
+
+@pytest.mark.parametrize("asked", [MeshConfig(2, 2, 2), MeshConfig(fsdp=2, tensor=2)])
+def test_a_mesh_of_three_axes_is_refused(asked):
+    """A UNet's gradients are wrong there by half of themselves: XLA's, with and without Shardy."""
+    with pytest.raises(UserError, match=r"mesh.data=2 x mesh.fsdp=2 x mesh.tensor=2: on three"):
         make_mesh(asked)
 
 
@@ -133,9 +140,9 @@ def unet_gradient():
     """A small UNet's gradient on a mesh (None: on one device), at parameters that are all moved."""
     config = UNetConfig(
         sample_size=8,
-        block_out_channels=(16,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=16,
         attention_head_dim=2,
@@ -168,14 +175,14 @@ def of_one_device(unet_gradient):
     return unet_gradient(None)
 
 
-_OTHERS = [(8, 1, 1), (2, 4, 1), (4, 1, 2), (1, 4, 2), (2, 1, 4), (1, 2, 4), (1, 1, 8)]
+_OTHERS = [(8, 1, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 2, 4), (1, 1, 8)]
 
 
 @pytest.mark.parametrize(
-    "sizes", [(2, 2, 2), *(pytest.param(each, marks=pytest.mark.slow) for each in _OTHERS)]
+    "sizes", [(1, 4, 2), *(pytest.param(each, marks=pytest.mark.slow) for each in _OTHERS)]
 )
 def test_gradients_do_not_depend_on_the_mesh(sizes, unet_gradient, of_one_device):
-    """Those of every parameter, to 1e-5 of its largest one; left alone, XLA is off by a half."""
+    """Those of every parameter, to 1e-5 of its largest one."""
     found = unet_gradient(MeshConfig(*sizes))
     for (path, expected), got in zip(
         jax.tree_util.tree_leaves_with_path(of_one_device), jax.tree.leaves(found), strict=True
