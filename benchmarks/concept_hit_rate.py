@@ -14,7 +14,6 @@ Axis legend: N pictures, G real pictures, D latent elements, H W pixels.
 
 import dataclasses
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,13 +31,13 @@ from jaxtyping import Float, UInt8  # noqa: E402
 
 from jaxdiff.data.sources import DataConfig, make_source  # noqa: E402
 from jaxdiff.errors import UserError  # noqa: E402
+from jaxdiff.evaluate.counts import share_interval  # noqa: E402
 from jaxdiff.models import Autoencoder  # noqa: E402
 from jaxdiff.models.autoencoder import from_uint8  # noqa: E402
 from jaxdiff.pipelines import TextToImage  # noqa: E402
 
 Encode = Callable[[UInt8[np.ndarray, "N H W 3"]], Float[np.ndarray, "N D"]]
 _ENCODED_AT_ONCE = 64
-_Z95 = 1.959964  # the normal distribution's 97.5th percentile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +74,7 @@ class Rate(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval of a binomial share (Wilson 1927)."""
-        n, share, z = self.count, self.hits / self.count, _Z95
-        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return share_interval(self.hits, self.count)
 
     def row(self) -> str:
         """One line of the README's table."""
