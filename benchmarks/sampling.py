@@ -74,6 +74,7 @@ def combinations(args: Arguments) -> list[dict[str, Any]]:
 
 def opened(what: dict[str, Any]) -> Any:
     """The pipeline of a combination."""
+    from jaxdiff.heap import keep_heap
     from jaxdiff.pipelines.engine import Engine
     from jaxdiff.pipelines.text_to_image import TextToImage
 
@@ -86,6 +87,7 @@ def opened(what: dict[str, Any]) -> Any:
     unet = dataclasses.replace(pipe.model.unet_config, attention=what["attention"])
     pipe.model = dataclasses.replace(pipe.model, unet_config=unet)
     pipe.engine = Engine(pipe.engine.networks._replace(model=pipe.model), pipe.engine.mesh)
+    keep_heap(pipe.num_parameters)  # as sample.py does
     return pipe
 
 

@@ -97,6 +97,7 @@ def measure(what: dict[str, Any], steps: int, flops: float) -> dict[str, Any]:
     import jax
 
     from benchmarks.random_run import random_inputs
+    from jaxdiff.heap import keep_heap
     from jaxdiff.planning.traced import trace_step
     from jaxdiff.training.parallel import make_runner
     from jaxdiff.training.sharding import make_mesh
@@ -109,6 +110,7 @@ def measure(what: dict[str, Any], steps: int, flops: float) -> dict[str, Any]:
     step = lowered.compile()
     laps("compile")
     state, *rest = random_inputs(run, runner)
+    keep_heap(sum(leaf.size for leaf in jax.tree.leaves(state.params)))  # as train.py does
     seconds = []
     for _ in range(steps + 1):
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""XLA flags, the compile cache and the heap, set once before jax starts.
+"""XLA flags, the compile cache and one heap, set once before jax starts.
 
 `train.py`, `sample.py`, `tests/conftest.py` and the benchmarks call `configure()` first, so that
 they all run the same compiler set-up. This module never imports jax at import time.
@@ -15,7 +15,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from jaxdiff.heap import keep_heap
+from jaxdiff.heap import share_heap
 
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _YNN_VALUE = "-individual_convolution,-reduce"
@@ -34,7 +34,7 @@ _MIN_COMPILE_SECONDS = 0.1  # cache programs that take longer than this to compi
 
 
 def configure(*, host_devices: int | None = None, accelerator: bool = True) -> None:
-    """Set the XLA flags, the compile cache and the heap; calling it again changes nothing.
+    """Set the XLA flags, the compile cache and one heap; calling it again changes nothing.
 
     What the user has set in `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR` is kept.
 
@@ -53,7 +53,7 @@ def configure(*, host_devices: int | None = None, accelerator: bool = True) -> N
         _require_not_started()
         os.environ["XLA_FLAGS"] = flags
     _set_cache()
-    keep_heap()
+    share_heap()
 
 
 def jaxlib_version() -> str:

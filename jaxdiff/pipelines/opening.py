@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jaxdiff
 from jaxdiff.errors import UserError
+from jaxdiff.heap import keep_heap
 from jaxdiff.pipelines.arguments import (
     Arguments,
     ControlFlag,
@@ -95,6 +96,7 @@ def open_pipeline(
         refiner = TextToImage.load(files.refiner.where, dtype, **options)
         start = files.refiner.number
         pipe.set_refiner(refiner, 0.8 if start is None else start)
+    keep_heap(pipe.num_parameters)
     return pipe
 
 

@@ -192,6 +192,11 @@ class TextToImage:
     # ------------------------------------------------------------------------------- drawing
 
     @property
+    def num_parameters(self) -> int:
+        """Of all networks, those that were added included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
     def batch_size(self) -> int:
         """How many pictures are drawn at a time; longer calls are cut into batches."""
         return self.engine.batch_size
