@@ -3,8 +3,9 @@
 import sys
 
 from jaxdiff import platform
+from jaxdiff.cli import or_exit
 
-platform.configure()
+or_exit(platform.configure)
 
 from jaxdiff.pipelines.cli import main  # noqa: E402
 

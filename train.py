@@ -13,12 +13,13 @@ import logging
 import sys
 
 from jaxdiff import platform
+from jaxdiff.cli import exit_code, or_exit, parse_or_explain
 
-platform.configure(accelerator=not any(word.startswith("--plan") for word in sys.argv))
+PLANS = any(word.startswith("--plan") for word in sys.argv)
+or_exit(lambda: platform.configure(accelerator=not PLANS))
 
 import tyro  # noqa: E402
 
-from jaxdiff.cli import exit_code, parse_or_explain  # noqa: E402
 from jaxdiff.errors import choose  # noqa: E402
 from jaxdiff.planning.tasks import print_caches, print_plan, split_task  # noqa: E402
 from jaxdiff.presets import PRESETS  # noqa: E402

@@ -18,8 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jaxdiff import platform  # noqa: E402
+from jaxdiff.cli import or_exit  # noqa: E402
 
-platform.configure(accelerator=False)
+or_exit(lambda: platform.configure(accelerator=False))
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402

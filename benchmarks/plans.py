@@ -14,8 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jaxdiff import platform  # noqa: E402
+from jaxdiff.cli import or_exit  # noqa: E402
 
-platform.configure(accelerator=False)
+or_exit(lambda: platform.configure(accelerator=False))
 
 from jaxdiff.planning.chips import GIB  # noqa: E402
 from jaxdiff.planning.compiled import make_plan  # noqa: E402

@@ -85,9 +85,9 @@ def reason(code: int, said: str) -> str:
 
 def main(target: str, arguments: str) -> int:
     """Call the function and print what it returns; 0, or 2 on bad input."""
-    platform.configure()
     module, _, name = target.partition(":")
     try:
+        platform.configure()
         print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(arguments))))
     except UserError as error:
         print(error, file=sys.stderr)

@@ -20,7 +20,7 @@ from jaxdiff.diffusion.guidance import classifier_free_batched
 from jaxdiff.diffusion.prediction import denoiser
 from jaxdiff.diffusion.samplers import make_sampler, sample
 from jaxdiff.heap import keep_heap
-from jaxdiff.models import Autoencoder, TextEncoder, UNet
+from jaxdiff.models import Autoencoder, TextEncoder, UNet, count_parameters
 from jaxdiff.rng import image_keys
 
 Inputs = dict[str, np.ndarray]
@@ -41,7 +41,7 @@ def prepare(directory: Path, inputs: Inputs, *, dtype: str) -> dict[str, Run]:
         "vae": cast(model.vae_params),
         "text": cast(model.text[0].params),
     }
-    keep_heap(sum(leaf.size for leaf in jax.tree.leaves(params)))  # as train.py and sample.py do
+    keep_heap(count_parameters(params))  # as train.py and sample.py do
     arrays = {name: jnp.asarray(array) for name, array in inputs.items()}
 
     def encode(params: Any, ids: Array) -> Array:  # [B T] -> [B T D]

@@ -98,6 +98,7 @@ def measure(what: dict[str, Any], steps: int, flops: float) -> dict[str, Any]:
 
     from benchmarks.random_run import random_inputs
     from jaxdiff.heap import keep_heap
+    from jaxdiff.models import count_parameters
     from jaxdiff.planning.traced import trace_step
     from jaxdiff.training.parallel import make_runner
     from jaxdiff.training.sharding import make_mesh
@@ -109,15 +110,15 @@ def measure(what: dict[str, Any], steps: int, flops: float) -> dict[str, Any]:
     laps("trace")
     step = lowered.compile()
     laps("compile")
-    state, *rest = random_inputs(run, runner)
-    keep_heap(sum(leaf.size for leaf in jax.tree.leaves(state.params)))  # as train.py does
+    state, frozen, *rest = random_inputs(run, runner)
+    keep_heap(count_parameters((state.params, frozen)))  # as train.py does
     seconds = []
     for _ in range(steps + 1):
         begin = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, *rest))
+        state, _ = jax.block_until_ready(step(state, frozen, *rest))
         seconds.append(time.perf_counter() - begin)
     peak = measuring.peak_memory()
-    del state, rest
+    del state, frozen, rest
     measured = measuring.rates(seconds[1:], what["batch"], flops)
     again = measuring.compile_again(traced)
     place = measuring.place()

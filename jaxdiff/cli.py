@@ -23,6 +23,16 @@ def exit_code(run: Callable[[], None]) -> int:
     return 0
 
 
+def or_exit(run: Callable[[], None]) -> None:
+    """Run what a script begins with; on bad input say so in one line and leave with 2.
+
+    Raises:
+      SystemExit: the input is bad.
+    """
+    if code := exit_code(run):
+        sys.exit(code)
+
+
 def parse_or_explain(parse: Callable[[], T]) -> T:
     """Call a tyro parser; turn the box that it prints about a mistake into one line.
 

@@ -6,6 +6,9 @@ processor to find them. Kept, and in pages of 2 MB, the same train step takes tw
 tenths of the time (docs/performance.md). The price: a process that does not shrink, and may take
 twice the memory with a large model, whose blocks, once freed, are nibbled at before a call wants as
 much again. So it is done for small models, and JAXDIFF_KEEP_HEAP=1 and 0 say otherwise.
+
+It is the process that is set up, so whoever owns it decides: `platform.configure()` has the threads
+share a heap, and without that nothing here changes anything.
 """
 
 import ctypes
@@ -13,51 +16,90 @@ import importlib.util
 import os
 import sys
 
+from jaxdiff.errors import UserError
+
 _MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8  # of mallopt, glibc's malloc.h
 _HUGE_PAGES, _HUGE = 14, 1 << 21  # MADV_HUGEPAGE, bytes
 _SHARE = 2  # of the machine's memory, one part in so many becomes huge pages once it is used
 _FEW = 300_000_000  # parameters: Stable Diffusion 1.5 has 1.07 thousand million
 _ACCELERATORS = ("jax_plugins", "libtpu")  # what jax finds GPUs and TPUs by
+_DONE = 1  # mallopt's word for success
+_shared = False  # whether the threads of this process share a heap
 
 
-def share_heap() -> None:
+def share_heap() -> bool:
     """Have all threads allocate from one heap; call it before jax starts its own.
 
     Threads that have a heap of their own by the time that the size of the model is known would
-    not see what `keep_heap` does.
+    not see what `keep_heap` does. Nothing is done with JAXDIFF_KEEP_HEAP=0, where jax has
+    accelerators to compute on, where memory does not come from glibc, and where the user has set
+    its heap up otherwise (`MALLOC_...` or `GLIBC_TUNABLES`).
+
+    Returns:
+      Whether they share it.
+
+    Raises:
+      UserError: JAXDIFF_KEEP_HEAP is neither 0 nor 1.
     """
-    libc = _library()
-    if libc is not None:
-        libc.mallopt(_ARENA_MAX, 1)
+    global _shared
+    libc = None if _asked() == "0" else _library()
+    _shared = libc is not None and libc.mallopt(_ARENA_MAX, 1) == _DONE
+    return _shared
 
 
 def keep_heap(parameters: int) -> bool:
-    """Set up the heap; call it before the first large computation. Returns whether that was done.
+    """Keep the heap that threads share; call it before the first large computation.
 
-    It is left alone where the model is large, unless JAXDIFF_KEEP_HEAP=1 is in the environment,
-    and in any case with JAXDIFF_KEEP_HEAP=0, where jax has accelerators to compute on, where the C
-    library is not glibc, and where the user has set it up otherwise (`MALLOC_...` or
-    `GLIBC_TUNABLES`).
+    It is left alone where threads do not share it, since `share_heap` was not called or had reason
+    to do nothing, and where the model is large, unless JAXDIFF_KEEP_HEAP=1 is in the environment.
 
     Args:
       parameters: how many numbers the process' networks hold.
+
+    Returns:
+      Whether it is kept.
+
+    Raises:
+      UserError: JAXDIFF_KEEP_HEAP is neither 0 nor 1.
     """
-    wanted = os.environ.get("JAXDIFF_KEEP_HEAP", "1" if parameters < _FEW else "0") == "1"
-    libc = _library() if wanted else None
+    wanted = (_asked() or ("1" if parameters < _FEW else "0")) == "1"
+    libc = _library() if wanted and _shared else None
     if libc is None:
         return False
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)  # never
+    options = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # none, never
+    if any(libc.mallopt(name, value) != _DONE for name, value in options.items()):
+        return False
     _advise(libc, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _SHARE)
     return True
 
 
+def _asked() -> str | None:
+    """What JAXDIFF_KEEP_HEAP says, if anything."""
+    asked = os.environ.get("JAXDIFF_KEEP_HEAP")
+    if asked not in (None, "0", "1"):
+        raise UserError(f"JAXDIFF_KEEP_HEAP is {asked!r}; set it to 0 or 1, or not at all")
+    return asked
+
+
 def _library() -> ctypes.CDLL | None:
-    """glibc, where it is there and its heap is ours to set up."""
-    if not _computes_on_cpu() or _chosen():
+    """glibc, where memory comes from it and its heap is ours to set up."""
+    if sys.platform != "linux" or not _computes_on_cpu() or _chosen():
         return None
     libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version") else None
+    glibc = hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version")
+    return libc if glibc and not _replaced(libc) else None
+
+
+def _replaced(libc: ctypes.CDLL) -> bool:
+    """Whether another allocator stands before glibc's, such as a preloaded jemalloc.
+
+    Seen by what XLA allocates with: an executable may have an address of its own for `malloc`.
+    """
+    found, own = (
+        ctypes.cast(each.posix_memalign, ctypes.c_void_p).value
+        for each in (libc, ctypes.CDLL("libc.so.6"))
+    )
+    return found != own
 
 
 def _advise(libc: ctypes.CDLL, size: int) -> None:
@@ -77,7 +119,7 @@ def _computes_on_cpu() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return platforms == "cpu"
-    return sys.platform == "linux" and not any(map(importlib.util.find_spec, _ACCELERATORS))
+    return not any(map(importlib.util.find_spec, _ACCELERATORS))
 
 
 def _chosen() -> bool:

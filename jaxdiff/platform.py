@@ -36,7 +36,8 @@ _MIN_COMPILE_SECONDS = 0.1  # cache programs that take longer than this to compi
 def configure(*, host_devices: int | None = None, accelerator: bool = True) -> None:
     """Set the XLA flags, the compile cache and one heap; calling it again changes nothing.
 
-    What the user has set in `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR` is kept.
+    What the user has set in `XLA_FLAGS` or `JAX_COMPILATION_CACHE_DIR` is kept. The heap is that of
+    a process that computes on a CPU (`jaxdiff.heap`); JAXDIFF_KEEP_HEAP=0 leaves it as it is.
 
     Args:
       host_devices: how many devices the CPU shall pretend to be; None leaves it as it is.
@@ -44,6 +45,7 @@ def configure(*, host_devices: int | None = None, accelerator: bool = True) -> N
 
     Raises:
       RuntimeError: jax has already started a backend, so new settings would be ignored.
+      UserError: JAXDIFF_KEEP_HEAP is neither 0 nor 1.
     """
     if not accelerator:
         os.environ |= _NO_ACCELERATOR

@@ -7,9 +7,8 @@ python -m jaxdiff.convert models/emoji64 emoji64.safetensors             to a si
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jax
 import ml_dtypes
 import numpy as np
 import tyro
@@ -24,6 +23,7 @@ from jaxdiff.convert.tensors import require_safetensors
 from jaxdiff.convert.vocabulary import TokenizerFiles
 from jaxdiff.convert.weight_files import INDEX
 from jaxdiff.errors import UserError
+from jaxdiff.models import count_parameters
 
 _DTYPES = {
     "keep": None,
@@ -97,8 +97,8 @@ def _convert_model(place: Path, args: Arguments) -> str:
         print(f"note: {note}", file=sys.stderr)
     save = save_single_file if args.destination.suffix else save_model
     save(args.destination, model, _DTYPES[args.dtype])
-    trees = (model.unet_params, model.vae_params, [tower.params for tower in model.text])
-    return f"{model.family}, {_size(trees)}, prediction {model.noise.prediction}"
+    size = _size(model.num_parameters)
+    return f"{model.family}, {size}, prediction {model.noise.prediction}"
 
 
 def _convert_controlnet(place: Path, args: Arguments) -> str:
@@ -107,11 +107,11 @@ def _convert_controlnet(place: Path, args: Arguments) -> str:
             raise UserError(f"--{name.replace('_', '-')} does nothing for a ControlNet")
     config, params = load_controlnet(place, dtype=None, variant=args.variant)
     save_controlnet(args.destination, config, params, _DTYPES[args.dtype])
-    return f"ControlNet, {_size(params)}"
+    return f"ControlNet, {_size(count_parameters(params))}"
 
 
-def _size(tree: Any) -> str:
-    return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.1f} million parameters"
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} million parameters"
 
 
 def _require_destination(args: Arguments) -> None:

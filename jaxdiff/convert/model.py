@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxdiff.convert.merge import Params
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.errors import UserError
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig
+from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, count_parameters
 
 _COLOURS = 3  # channels of the picture that an upscaler is given
 
@@ -83,6 +83,12 @@ class Model:
                 f"{expected}, not the text encoder's projection_dim {pooled} + {self.num_sizes} "
                 f"times addition_time_embed_dim {width}"
             )
+
+    @property
+    def num_parameters(self) -> int:
+        """Of all networks."""
+        towers = [tower.params for tower in self.text]
+        return count_parameters((self.unet_params, self.vae_params, towers))
 
     @property
     def num_sizes(self) -> int:

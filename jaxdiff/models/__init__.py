@@ -15,7 +15,13 @@ from jaxdiff.models.controlnet import (
     scale_residuals,
 )
 from jaxdiff.models.inception import InceptionConfig, InceptionOutput, InceptionV3
-from jaxdiff.models.shapes import example_inputs, network, parameter_shapes
+from jaxdiff.models.sentence import SentenceEncoder, SentenceEncoderConfig, SentenceOutput
+from jaxdiff.models.shapes import (
+    count_parameters,
+    example_inputs,
+    network,
+    parameter_shapes,
+)
 from jaxdiff.models.text_encoder import TextEncoder, TextEncoderConfig, TextOutput
 from jaxdiff.models.unet import ControlResiduals, UNet, UNetConfig
 from jaxdiff.models.unet_config import Remat
@@ -31,6 +37,9 @@ __all__ = [
     "InceptionOutput",
     "InceptionV3",
     "Remat",
+    "SentenceEncoder",
+    "SentenceEncoderConfig",
+    "SentenceOutput",
     "TextEncoder",
     "TextEncoderConfig",
     "TextOutput",
@@ -41,6 +50,7 @@ __all__ = [
     "add_residuals",
     "controlnet_config",
     "copy_trunk",
+    "count_parameters",
     "example_inputs",
     "network",
     "parameter_shapes",

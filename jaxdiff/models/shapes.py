@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxdiff.models.autoencoder import Autoencoder, AutoencoderConfig
 from jaxdiff.models.controlnet import ControlNet, ControlNetConfig
 from jaxdiff.models.inception import InceptionConfig, InceptionV3
+from jaxdiff.models.sentence import SentenceEncoder, SentenceEncoderConfig
 from jaxdiff.models.text_encoder import TextEncoder, TextEncoderConfig
 from jaxdiff.models.unet import UNet, UNetConfig
 from jaxdiff.models.vision import VisionEncoder, VisionEncoderConfig
@@ -19,6 +20,7 @@ NetworkConfig = (
     | ControlNetConfig
     | AutoencoderConfig
     | TextEncoderConfig
+    | SentenceEncoderConfig
     | InceptionConfig
     | VisionEncoderConfig
 )
@@ -28,6 +30,7 @@ _NETWORKS = {
     ControlNetConfig: ControlNet,
     AutoencoderConfig: Autoencoder,
     TextEncoderConfig: TextEncoder,
+    SentenceEncoderConfig: SentenceEncoder,
     InceptionConfig: InceptionV3,
     VisionEncoderConfig: VisionEncoder,
 }
@@ -42,6 +45,8 @@ def example_inputs(config: NetworkConfig) -> dict[str, Any]:
     """Arguments that the network takes, by name, all zero and as small as they may be."""
     if isinstance(config, TextEncoderConfig):
         return {"ids": jnp.zeros((1, 1), jnp.int32)}
+    if isinstance(config, SentenceEncoderConfig):
+        return {"ids": jnp.zeros((1, 1), jnp.int32), "mask": jnp.ones((1, 1), bool)}
     if isinstance(config, InceptionConfig | VisionEncoderConfig):
         return {"x": jnp.zeros((1, config.image_size, config.image_size, 3))}
     if isinstance(config, AutoencoderConfig):
@@ -77,3 +82,12 @@ def parameter_shapes(config: NetworkConfig) -> dict[str, Any]:
         return network(config).init(jax.random.key(0), **example_inputs(config))["params"]
 
     return jax.eval_shape(start)
+
+
+def count_parameters(tree: Any) -> int:
+    """How many numbers a tree of arrays, or of their shapes, holds.
+
+    >>> count_parameters({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)})
+    16
+    """
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdiff import target
-from jaxdiff.models import Remat
+from jaxdiff.models import Remat, count_parameters
 from jaxdiff.planning.blueprint import blueprint, has_unet, recomputes, with_unet_options
 from jaxdiff.planning.chips import Topology
 from jaxdiff.planning.collectives import Collective
@@ -80,7 +80,7 @@ def estimate(
         run=run,
         topology=topology,
         mesh=dict(mesh.shape),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        parameters=count_parameters(state.params),
         model_flops=costs.own * examples / shared,
         flops=cost.flops * examples / shared,
         state=held,

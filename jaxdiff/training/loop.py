@@ -13,6 +13,7 @@ from PIL import Image
 from jaxdiff.data.sources import glimpse, make_source
 from jaxdiff.errors import UserError
 from jaxdiff.heap import keep_heap
+from jaxdiff.models import count_parameters
 from jaxdiff.training.autoencoder import autoencoder_objective
 from jaxdiff.training.begin import Begun, begin
 from jaxdiff.training.checkpoint import Checkpoints
@@ -98,7 +99,7 @@ def train(config: TrainConfig) -> TrainState:
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     checkpoints = _checkpoints(config, objective)
     begun = begin(config.seed, objective, optimizer, runner, checkpoints)
-    keep_heap(sum(leaf.size for leaf in jax.tree.leaves((begun.state.params, begun.frozen))))
+    keep_heap(count_parameters((begun.state.params, begun.frozen)))
     throughput = Throughput(config.data.batch_size, config.num_steps)
     take_steps = Steps(config, runner, objective, optimizer, throughput)
     writer = MetricsWriter(workdir, config.num_steps, begun.step)

@@ -15,7 +15,7 @@ from jaxdiff.convert.merge import parameter_shapes
 from jaxdiff.convert.tensors import read_tensors, write_tensors
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
-from jaxdiff.models import UNetConfig
+from jaxdiff.models import UNetConfig, count_parameters
 
 
 @pytest.fixture
@@ -276,9 +276,9 @@ def test_the_old_end_token_is_the_last_id(copy):
 
 def test_shapes_of_the_full_size():
     """SD 1.x: 859,520,964 parameters in the UNet, as published; nothing is allocated."""
-    leaves = jax.tree.leaves(parameter_shapes(UNetConfig()))
-    assert sum(leaf.size for leaf in leaves) == 859_520_964
-    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+    shapes = parameter_shapes(UNetConfig())
+    assert count_parameters(shapes) == 859_520_964
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
 
 
 def test_noise_of_an_unwritable_kind_is_refused(tiny_model, tmp_path):

@@ -3,7 +3,6 @@
 Nothing is allocated: shapes alone are traced.
 """
 
-import jax
 import pytest
 
 from jaxdiff.models import (
@@ -11,6 +10,7 @@ from jaxdiff.models import (
     ControlNetConfig,
     TextEncoderConfig,
     UNetConfig,
+    count_parameters,
     parameter_shapes,
 )
 
@@ -44,4 +44,4 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_parameters(name):
     config, size = SIZES[name]
-    assert sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config))) == size
+    assert count_parameters(parameter_shapes(config)) == size
