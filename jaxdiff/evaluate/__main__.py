@@ -8,10 +8,12 @@ python -m jaxdiff.evaluate audit out --training emoji/permissive@train \
 import sys
 
 from jaxdiff import platform
+from jaxdiff.cli import or_exit
 
-platform.configure()
+or_exit(platform.configure)
 
 from jaxdiff.evaluate.commands import main  # noqa: E402
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names that are no UTF-8
     sys.exit(main(sys.argv[1:]))

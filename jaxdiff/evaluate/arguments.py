@@ -32,7 +32,7 @@ class Compare:
     subsets: int = SUBSETS
     """Random subsets of the kernel distance."""
     subset_size: int | None = None
-    """Pictures in a subset; by default 1000, or half of the smaller set."""
+    """In a subset; by default 1000, or half of the smallest set, the reference included."""
     few_samples: bool = False
     """Take the Fréchet distance even of fewer pictures than a feature has numbers."""
     trust_reference: bool = False

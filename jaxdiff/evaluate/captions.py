@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxdiff.data.config import DataConfig
 from jaxdiff.data.folder import METADATA, FolderSource
 from jaxdiff.errors import UserError
+from jaxdiff.evaluate.files import write_text
 from jaxdiff.provenance import read_png
 
 
@@ -37,10 +38,7 @@ def write_captions(path: Path, captions: Sequence[str]) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    try:
-        path.write_text("".join(" ".join(each.split()) + "\n" for each in captions), "utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_text(path, "".join(" ".join(each.split()) + "\n" for each in captions))
 
 
 def read_captions(path: Path, count: int) -> list[str]:

@@ -27,17 +27,29 @@ def square_distances(
 
 
 def nearest(
-    queries: Float[np.ndarray, "N D"], gallery: Float[np.ndarray, "M D"], k: int
+    queries: Float[np.ndarray, "N D"],
+    gallery: Float[np.ndarray, "M D"],
+    k: int,
+    rounding: Float[np.ndarray, " N"] | float = 0.0,
 ) -> tuple[Int[np.ndarray, "N K"], Float[np.ndarray, "N K"]]:
-    """The k nearest rows of the gallery and how far they are, nearest first."""
+    """The k nearest rows of the gallery and how far they are, nearest first.
+
+    They are found by `square_distances`, whose rounding would make equal rows 1e-8 apart, and then
+    measured by differences. A distance of at most `rounding` (of each query) is 0.
+    """
+    rounding = np.broadcast_to(rounding, len(queries))
     gallery = gallery.astype(np.float64)
     places, far = [], []
     for rows in row_blocks(len(queries)):
         squares = square_distances(queries[rows], gallery)
-        found = np.argpartition(squares, k - 1, axis=1)[:, :k]
-        order = np.argsort(np.take_along_axis(squares, found, 1), axis=1, kind="stable")
+        found = np.sort(np.argpartition(squares, k - 1, axis=1)[:, :k], axis=1)
+        apart = np.stack(
+            [np.linalg.norm(queries[rows] - gallery[column], axis=1) for column in found.T], axis=1
+        )
+        apart[apart <= rounding[rows, None]] = 0.0
+        order = np.argsort(apart, axis=1, kind="stable")
         places.append(np.take_along_axis(found, order, 1))
-        far.append(np.sqrt(np.take_along_axis(squares, places[-1], 1)))
+        far.append(np.take_along_axis(apart, order, 1))
     return np.concatenate(places), np.concatenate(far)
 
 

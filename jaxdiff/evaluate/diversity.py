@@ -45,10 +45,12 @@ def diversity(features: Float[np.ndarray, "N D"], prompts: Int[np.ndarray, " N"]
     features = unit(features)
     distances, vendi = [], []
     for number in numbers[counts > 1]:
-        cosines = features[prompts == number] @ features[prompts == number].T
-        n = len(cosines)
-        distances.append(float(1 - (cosines.sum() - np.trace(cosines)) / (n * (n - 1))))
-        values = np.linalg.eigvalsh(cosines / n)
+        own = features[prompts == number]
+        n, total = len(own), own.sum(axis=0)
+        alike = total @ total - (own * own).sum()  # over pairs of different pictures
+        distances.append(float(1 - alike / (n * (n - 1))))
+        # x x^T and x^T x share their eigenvalues but for zeros: the smaller matrix.
+        values = np.linalg.eigvalsh((own @ own.T if n < own.shape[1] else own.T @ own) / n)
         values = values[values > 1e-12]
         vendi.append(float(np.exp(-(values * np.log(values)).sum())))
     return Diversity(spread(distances), spread(vendi), float(counts[counts > 1].mean()))

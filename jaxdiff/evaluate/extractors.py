@@ -20,16 +20,18 @@ from jaxdiff.convert.model_dir import load_model, model_hash
 from jaxdiff.convert.weight_files import weight_files
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError, choose
-from jaxdiff.evaluate.features import Extractor
-from jaxdiff.models import InceptionConfig, inception, network, vision
+from jaxdiff.evaluate.features import Extractor, Texts
+from jaxdiff.heap import keep_heap
+from jaxdiff.models import InceptionConfig, count_parameters, inception, network, vision
 from jaxdiff.models.autoencoder import from_uint8
+from jaxdiff.models.checks import require_latents
 
 _PIXELS = "16"  # S of `pixels` alone
 _TEXTS = 64  # captions at a time
 
 
 def open_extractor(name: str) -> Extractor:
-    """The extractor of a name, KIND:PATH, or `pixels`, or `pixels:SIDE`.
+    """The extractor of a name, KIND:PATH, or `pixels`, or `pixels:SIDE`; keeps the heap for it.
 
     Raises:
       UserError: the kind is unknown or wants a path, or what lies there does not fit.
@@ -38,7 +40,9 @@ def open_extractor(name: str) -> Extractor:
     build = EXTRACTORS[choose("extractor", kind, EXTRACTORS)]
     if not path and kind != "pixels":
         raise UserError(f"the extractor {kind} wants a path: {kind}:PATH")
-    return build(path)
+    extractor = build(path)
+    keep_heap(count_parameters(extractor.params))
+    return extractor
 
 
 def _pixels(side: str) -> Extractor:
@@ -60,11 +64,7 @@ def _latents(path: str) -> Extractor:
     vae, side = network(model.vae_config), model.vae_config.downscale
 
     def embed(params: Any, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B D"]:
-        if images.shape[1] % side or images.shape[2] % side:
-            raise UserError(
-                f"pictures of {images.shape[2]} x {images.shape[1]} have no latents: the sides must"
-                f" be multiples of {side}; give --resolution"
-            )
+        require_latents(images.shape[1], images.shape[2], side)
         mean = vae.apply({"params": params}, from_uint8(images), method="encode")[0]
         return mean.reshape(mean.shape[0], -1)
 
@@ -96,9 +96,10 @@ def _clip(path: str) -> Extractor:
     return Extractor(name, embed, clip.vision_params, texts)
 
 
-def _embed_texts(clip: Clip, captions: list[str]) -> Float[np.ndarray, "C D"]:
-    """The embeddings of captions."""
-    ids, net = clip.tokenizer(captions), network(clip.text)
+def _embed_texts(clip: Clip, captions: list[str]) -> Texts:
+    """The embeddings of captions, of equal tokens one."""
+    ids, own = np.unique(clip.tokenizer(captions), axis=0, return_inverse=True)
+    net = network(clip.text)
 
     @jax.jit
     def embed(params: Any, ids: Array) -> Array:
@@ -110,7 +111,7 @@ def _embed_texts(clip: Clip, captions: list[str]) -> Float[np.ndarray, "C D"]:
             part = ids[start : start + _TEXTS]
             padded = np.resize(part, (_TEXTS, ids.shape[1]))  # one shape compiles
             rows.append(np.asarray(embed(clip.text_params, jnp.asarray(padded)))[: len(part)])
-    return np.concatenate(rows)
+    return Texts(np.concatenate(rows), own.reshape(-1))
 
 
 def _digest(files: list[Path]) -> str:

@@ -4,19 +4,30 @@ Axis legend: B pictures of a batch, N pictures in all, H W pixels, D numbers in 
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from jaxdiff import target
 from jaxdiff.errors import UserError
 from jaxdiff.evaluate.counts import require_samples
+from jaxdiff.evaluate.samples import Samples
 
 PER_DEVICE = 32  # pictures at a time
+
+
+class Texts(NamedTuple):
+    """Captions as a network reads them."""
+
+    embeddings: Float[np.ndarray, "C D"]
+    """Of all that differ in their tokens: "Cat" and "cat" may be one."""
+    own: Int[np.ndarray, " N"]
+    """Which of them each caption is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +40,14 @@ class Extractor:
     """(params, uint8 [B H W 3]) -> float32 [B D]; traced anew for each size of picture."""
     params: Any = None
     """Parameters, on the host."""
-    texts: Callable[[list[str]], Float[np.ndarray, "C D"]] | None = None
+    texts: Callable[[list[str]], Texts] | None = None
     """Captions to embeddings that the features may be compared with; None: it reads none."""
     mesh: Mesh | None = None
     """Devices, with the axis `data`; None takes all of this process."""
 
-    def width(self, pictures: UInt8[np.ndarray, "B H W 3"]) -> int:
-        """D for pictures of this size; nothing is computed."""
+    def width(self, size: tuple[int, int]) -> int:
+        """D for pictures of this height and width; nothing is computed."""
+        pictures = jax.ShapeDtypeStruct((1, *size, 3), np.uint8)
         return jax.eval_shape(self.embed, self.params, pictures).shape[1]
 
     def __call__(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]) -> np.ndarray:
@@ -61,6 +73,16 @@ class Extractor:
         if not np.isfinite(together).all():
             raise UserError(f"{self.name} gives features that are not finite; check its weights")
         return together
+
+
+def features_of(samples: Samples, extractor: Extractor) -> Float[np.ndarray, "N D"]:
+    """The features of a set, after a line on standard error that says how large it is.
+
+    Raises:
+      UserError: a picture is damaged, or a feature is not finite.
+    """
+    print(f"{samples.name}: {samples.count} pictures", file=sys.stderr, flush=True)
+    return extractor(samples.batches())
 
 
 def _parts(batch: UInt8[np.ndarray, "B H W 3"], most: int) -> list[UInt8[np.ndarray, "_ H W 3"]]:

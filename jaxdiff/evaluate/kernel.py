@@ -68,7 +68,7 @@ def kid(
     for _ in range(subsets):
         x = reference[rng.choice(len(reference), size, replace=False)]
         y = samples[rng.choice(len(samples), size, replace=False)]
-        values.append(_unbiased(_cubic(x, x), _cubic(y, y), _cubic(x, y)))
+        values.append(_unbiased_cubic(x.astype(np.float64), y.astype(np.float64)))
     return spread(values)
 
 
@@ -88,17 +88,20 @@ def cmmd(reference: Float[np.ndarray, "N D"], samples: Float[np.ndarray, "M D"])
     return Cmmd(SCALE * published, SCALE * unbiased)
 
 
+def _unbiased_cubic(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> float:
+    """Eq. (1) with KID's kernel, without pairs of a sample with itself."""
+    n, m = len(x), len(y)
+    xx, yy = (_cubic_sum(z, z) - (((z * z).mean(axis=1) + 1.0) ** 3).sum() for z in (x, y))
+    return float(xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * _cubic_sum(x, y) / (n * m))
+
+
+def _cubic_sum(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> float:
+    """The sum of (x_i y_j / D + 1)^3 over all pairs."""
+    return float(sum(_cubic(x[rows], y).sum() for rows in row_blocks(len(x))))
+
+
 def _cubic(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "N M"]:
-    return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1.0) ** 3
-
-
-def _unbiased(
-    xx: Float[np.ndarray, "N N"], yy: Float[np.ndarray, "M M"], xy: Float[np.ndarray, "N M"]
-) -> float:
-    """Eq. (1) without the diagonals of xx and yy."""
-    n, m = xy.shape
-    within = (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
-    return float(within - 2 * xy.mean())
+    return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
 def _gaussian_sum(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> float:

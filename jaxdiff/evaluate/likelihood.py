@@ -12,7 +12,6 @@ Axis legend: B pictures, H W pixels, D latent numbers of a picture.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,15 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxdiff.convert.model_dir import load_model
-from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.convert import Model
 from jaxdiff.diffusion.grids import Grid, make_grid
 from jaxdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jaxdiff.diffusion.prediction import denoiser
 from jaxdiff.diffusion.samplers import unit_noise
-from jaxdiff.errors import UserError
 from jaxdiff.models import network
 from jaxdiff.models.autoencoder import from_uint8
+from jaxdiff.models.checks import require_latents
 from jaxdiff.pipelines.encode import encode_text
 from jaxdiff.pipelines.network import Given, Networks, make_net
 from jaxdiff.pipelines.prompts import Tokens, tokenize_prompts
@@ -37,18 +35,17 @@ from jaxdiff.rng import image_keys, named_keys
 Bits = Callable[[UInt8[np.ndarray, "B H W 3"], Sequence[str], int], Float[np.ndarray, " B"]]
 
 
-def latent_bits(where: str | Path, steps: int = 32, probes: int = 1) -> Bits:
+def latent_bits(model: Model, steps: int = 32, probes: int = 1) -> Bits:
     """A function (pictures, captions, first picture's seed) -> bits per latent number.
 
     Args:
-      where: a model directory, a single file, or a name on the hub.
+      model: with its tokenizers.
       steps: of the classical Runge-Kutta method, four network calls and derivatives each.
       probes: random probes of a picture's divergence (Hutchinson's estimate).
 
     Raises:
-      UserError: the model cannot be read, or draws from more than a prompt.
+      UserError: the model draws from more than a prompt.
     """
-    model = load_model(where, Tokenizer.load)
     model.require_family("sd", "sdxl", task="a likelihood")
     params = {"unet": model.unet_params, "vae": model.vae_params}
     params |= {tower.name: tower.params for tower in model.text}
@@ -59,11 +56,7 @@ def latent_bits(where: str | Path, steps: int = 32, probes: int = 1) -> Bits:
     grid, side = make_grid(model.noise.process(), "log_snr", steps), networks.downscale
 
     def bits(images: np.ndarray, captions: Sequence[str], seed: int) -> np.ndarray:
-        if images.shape[1] % side or images.shape[2] % side:
-            raise UserError(
-                f"pictures of {images.shape[2]} x {images.shape[1]} have no latents: the sides must"
-                f" be multiples of {side}; give --resolution"
-            )
+        require_latents(images.shape[1], images.shape[2], side)
         tokens = tuple(
             tokenize_prompts(tower.tokenizer, captions, max_chunks=1)[0] for tower in model.text
         )

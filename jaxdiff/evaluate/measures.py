@@ -34,6 +34,8 @@ class Score(NamedTuple):
     """nan where it cannot be had; the note then says why."""
     note: str = ""
     """What to know of it: bias, numbers that went in."""
+    std: float = math.nan
+    """Standard deviation of the subsets or prompts that it is the mean of; nan: of none."""
 
 
 class Options(NamedTuple):
@@ -66,32 +68,44 @@ def choose_measures(names: Sequence[str], extractor: str) -> tuple[str, ...]:
         choose("measure", name, MEASURES)
     if "cmmd" in names and not by_clip:
         raise UserError(f"cmmd is of CLIP's embeddings; the extractor is {extractor}")
-    return tuple(names) or tuple(name for name in MEASURES if name != "cmmd" or by_clip)
+    return tuple(dict.fromkeys(names)) or tuple(
+        name for name in MEASURES if name != "cmmd" or by_clip
+    )
 
 
 def require_enough(
-    names: Sequence[str], reference: int, samples: int, width: int, options: Options
+    names: Sequence[str],
+    reference: int,
+    kept: int | None,
+    samples: int,
+    width: int,
+    options: Options,
 ) -> None:
     """Refuse what would be refused later, before any feature is extracted.
 
     Args:
       names: of measures.
-      reference: how many pictures it has; 0: nobody knows.
+      reference: how many pictures its moments are of; 0: nobody knows.
+      kept: how many pictures of it there are features of; None: it holds none.
       samples: how many pictures a set has.
       width: numbers in a feature.
       options: how to measure.
 
     Raises:
-      UserError: a measure needs more pictures; the message says how many.
+      UserError: a measure needs more pictures, and the message says how many, or features.
     """
+    if kept is None and set(names) - {"frechet"}:
+        raise UserError(
+            "the reference statistics hold no features, which all measures but frechet want: "
+            "write them with --keep-features, or name the pictures"
+        )
     if "frechet" in names and not options.few_samples:
         require_full_rank(width, reference, samples)
     least = {"kid": ("the kernel distance", options.subset_size or 4)}
     k = options.neighbours
     least["manifold"] = (f"precision and recall with {k} neighbours", k + 1)
-    counts = {"reference_pictures": reference or samples, "samples": samples}
     for name in least.keys() & set(names):
-        require_samples(*least[name], **counts)
+        require_samples(*least[name], reference_pictures=kept, samples=samples)
 
 
 def measure(
@@ -108,8 +122,8 @@ def measure(
     Raises:
       UserError: a measure wants more samples, or features that the reference has not kept.
     """
-    counts = reference.moments.count, len(features), features.shape[1]
-    require_enough(names, *counts, options)
+    kept = None if reference.features is None else len(reference.features)
+    require_enough(names, reference.moments.count, kept, *features.shape, options)
     return [score for name in names for score in MEASURES[name](reference, features, options)]
 
 
@@ -122,7 +136,9 @@ def _frechet(reference: Statistics, features: Features, options: Options) -> lis
 
 def _at_infinity(reference: Statistics, features: Features, options: Options) -> Score:
     name, size = "Fréchet distance, N to infinity", features.shape[1]
-    known = reference.moments if reference.features is None else reference.features
+    # Moments of more pictures than there are features for (OpenAI's files) are the better ones.
+    whole = reference.features is not None and len(reference.features) == reference.moments.count
+    known = reference.features if whole else reference.moments
     counts = [len(features)] + ([] if isinstance(known, Moments) else [len(known)])
     if not can_extrapolate(min(counts), size):
         return Score(name, math.nan, f"needs {2 * (size + 1)} pictures of both")
@@ -133,15 +149,15 @@ def _at_infinity(reference: Statistics, features: Features, options: Options) ->
 
 
 def _kid(reference: Statistics, features: Features, options: Options) -> list[Score]:
-    known = _require_features(reference)
+    known = reference.features
     size = options.subset_size or subset_size(len(known), len(features))
     found = kid(known, features, subsets=options.subsets, size=size, seed=options.seed)
-    note = f"unbiased; {found.count} subsets of {size}, their std {1000 * found.std:.3f}"
-    return [Score("KID x 1000", 1000 * found.mean, note)]
+    note = f"unbiased; {found.count} subsets of {size}"
+    return [Score("KID x 1000", 1000 * found.mean, note, 1000 * found.std)]
 
 
 def _cmmd(reference: Statistics, features: Features, options: Options) -> list[Score]:
-    found = cmmd(_require_features(reference), features)
+    found = cmmd(reference.features, features)
     return [
         Score("CMMD", found.published, "as published: too large for few samples"),
         Score("CMMD, unbiased", found.unbiased, "may be below 0"),
@@ -149,18 +165,9 @@ def _cmmd(reference: Statistics, features: Features, options: Options) -> list[S
 
 
 def _manifold(reference: Statistics, features: Features, options: Options) -> list[Score]:
-    found = manifold(_require_features(reference), features, options.neighbours)
+    found = manifold(reference.features, features, options.neighbours)
     note = f"{options.neighbours} neighbours; compare at equal counts"
     return [Score(name, value, note) for name, value in found._asdict().items()]
-
-
-def _require_features(reference: Statistics) -> Features:
-    if reference.features is None:
-        raise UserError(
-            "the reference statistics hold no features, which all measures but frechet want: "
-            "write them with --keep-features, or name the pictures"
-        )
-    return reference.features
 
 
 MEASURES: dict[str, Measure] = {

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdiff.data.images import encode_png
-from jaxdiff.errors import UserError
+from jaxdiff.evaluate.files import write_text
 from jaxdiff.evaluate.memorisation import Audit
 
 _STYLE = (
@@ -49,20 +49,16 @@ def write_page(
         f"<!doctype html><meta charset=utf-8><title>closest pairs</title><style>{_STYLE}</style>"
         f"<h1>Closest pairs</h1><p>{html.escape(said)}</p><table>{head}\n{rows}\n</table>\n"
     )
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_text(path, text)
 
 
 def _row(audit: Audit, place: int, generated: Pictures, training: Pictures) -> str:
-    flagged = audit.distances[place, 0] < audit.threshold
     first = _cell(generated[place], f"no. {place}, p = {audit.p_values[place]:.3f}")
     others = (
         _cell(training[near], f"no. {near}, {far:.3f}")
         for near, far in zip(audit.places[place], audit.distances[place], strict=True)
     )
-    return f"<tr{' class=f' if flagged else ''}>{first}{''.join(others)}</tr>"
+    return f"<tr{' class=f' if audit.flags[place] else ''}>{first}{''.join(others)}</tr>"
 
 
 def _cell(picture: UInt8[np.ndarray, "H W 3"], words: str) -> str:

@@ -1,13 +1,17 @@
 """Sets of pictures: folders, sample batches in `.npz`, and corpora, streamed batch by batch.
 
     PATH               a folder of pictures, subfolders included, in the order of their names
-    PATH.npz           OpenAI's sample batch: `arr_0`, uint8 [N H W 3]; our own may hold `captions`
+    PATH.npz           OpenAI's sample batch: `arr_0`, uint8 [N H W 3]; our own may hold captions,
+                       a list in JSON, which numpy's readers pass over
     SOURCE@SPLIT       a corpus as training names it: emoji/permissive@heldout, folder:PATH@train
 
 Axis legend: N pictures, B pictures of a batch, H W pixels, R resolution.
 """
 
+import functools
+import json
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +25,11 @@ from jaxdiff.data.images import decode_image, encode_png, square
 from jaxdiff.data.sources import captions_of, make_source
 from jaxdiff.errors import UserError
 from jaxdiff.evaluate.captions import folder_captions
+from jaxdiff.evaluate.files import staged, staged_folder
 
 BATCH = 64
-PICTURES, CAPTIONS = "arr_0", "captions"
+PICTURES, CAPTIONS = "arr_0", "captions.json"
+_DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 Batch = UInt8[np.ndarray, "B H W 3"]
 
 
@@ -39,6 +45,12 @@ class Samples:
     """All pictures in their order, uint8 [B H W 3]; reads them anew at every call."""
     captions: Callable[[], list[str]]
     """The caption of each; raises `UserError` where there is none."""
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first picture, and so of all."""
+        height, width = next(self.batches()).shape[1:3]
+        return height, width
 
     def take(self, places: Sequence[int]) -> dict[int, UInt8[np.ndarray, "H W 3"]]:
         """The pictures at some places, by place."""
@@ -74,6 +86,17 @@ def open_samples(where: str | Path, resolution: int | None = None) -> Samples:
     )
 
 
+def open_all(names: tuple[str, ...], resolution: int | None) -> list[Samples]:
+    """Several sets, as `open_samples`.
+
+    Raises:
+      UserError: none is named, or one cannot be opened.
+    """
+    if not names:
+        raise UserError("name at least one set of samples")
+    return [open_samples(name, resolution) for name in names]
+
+
 def write_npz(
     path: Path, samples: Samples, captions: Sequence[str] | None = None
 ) -> tuple[int, ...]:
@@ -82,7 +105,7 @@ def write_npz(
     Args:
       path: the file.
       samples: the pictures.
-      captions: stored too, as `captions`, which other readers leave alone.
+      captions: stored too, where other readers leave them alone.
 
     Raises:
       UserError: the pictures are damaged or of several sizes, or the file cannot be written.
@@ -91,9 +114,8 @@ def write_npz(
     first = next(batches)
     shape, seen = (samples.count, *first.shape[1:]), len(first)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    staged = path.with_name(f".{path.name}.tmp")
-    try:
-        with zipfile.ZipFile(staged, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with staged(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             with archive.open(f"{PICTURES}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array_header_1_0(stream, header)
                 stream.write(first.tobytes())
@@ -101,15 +123,9 @@ def write_npz(
                     stream.write(batch.tobytes())
                     seen += len(batch)
             if captions is not None:
-                with archive.open(f"{CAPTIONS}.npy", "w") as stream:
-                    np.lib.format.write_array(stream, np.array(captions), allow_pickle=False)
+                archive.writestr(CAPTIONS, json.dumps(list(captions)))
         if seen != samples.count:
             raise UserError(f"{samples.name} gave {seen} pictures, not {samples.count}")
-        staged.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        staged.unlink(missing_ok=True)
     return shape
 
 
@@ -119,14 +135,12 @@ def write_folder(folder: Path, samples: Samples) -> int:
     Raises:
       UserError: the folder exists and is not empty, or the pictures are damaged.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
     place = 0
-    for batch in samples.batches():
-        for picture in batch:
-            (folder / f"{place:06d}.png").write_bytes(encode_png(picture))
-            place += 1
+    with staged_folder(folder) as temporary:
+        for batch in samples.batches():
+            for picture in batch:
+                (temporary / f"{place:06d}.png").write_bytes(encode_png(picture))
+                place += 1
     return place
 
 
@@ -169,7 +183,7 @@ def _open_npz(path: Path, resolution: int | None) -> Samples:
         raise
     except KeyError as error:
         raise UserError(f"{path} holds no {PICTURES}; it is no batch of samples") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged or no .npz ({error}); fetch it again") from error
     if resolution is not None and shape[1:3] != (resolution, resolution):
         raise UserError(
@@ -177,7 +191,10 @@ def _open_npz(path: Path, resolution: int | None) -> Samples:
             "folders and corpora"
         )
     return Samples(
-        str(path), shape[0], lambda: _npz_batches(path, shape), lambda: _npz_captions(path)
+        str(path),
+        shape[0],
+        lambda: _npz_batches(path, shape),
+        lambda: _npz_captions(path, shape[0]),
     )
 
 
@@ -206,15 +223,21 @@ def _npz_batches(path: Path, shape: tuple[int, ...]) -> Iterator[Batch]:
                 yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
     except UserError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged or no .npz ({error}); fetch it again") from error
 
 
-def _npz_captions(path: Path) -> list[str]:
-    with np.load(path, allow_pickle=False) as archive:
-        if CAPTIONS not in archive.files:
-            raise UserError(f"{path} holds no captions; give --captions FILE, one in a line")
-        return [str(caption) for caption in archive[CAPTIONS]]
+def _npz_captions(path: Path, count: int) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            captions = json.loads(archive.read(CAPTIONS))
+    except KeyError as error:
+        raise UserError(f"{path} holds no captions; give --captions FILE, one in a line") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path} is damaged ({error}); make it anew") from error
+    if not isinstance(captions, list) or len(captions) != count:
+        raise UserError(f"{path} holds no list of {count} captions; make it anew")
+    return [str(caption) for caption in captions]
 
 
 def _open_corpus(name: str, source: str, split: str, resolution: int) -> Samples:

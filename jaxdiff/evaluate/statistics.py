@@ -3,11 +3,14 @@
     mu [D]   sigma [D D]   as other FID tools write and read them
     count, extractor       which pictures cannot be compared, and how biased a distance is
     features [N D]         if kept: kernel distances, precision and recall want them all
+    size                   height and width of the pictures, which those of the other side share
 
 Axis legend: N pictures, D numbers in a feature.
 """
 
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +18,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdiff.errors import UserError
+from jaxdiff.evaluate.files import staged
 from jaxdiff.evaluate.frechet import Moments, moments
+
+_ARRAYS = ("mu", "sigma", "count", "extractor", "features", "size")
 
 
 class Statistics(NamedTuple):
@@ -27,15 +33,19 @@ class Statistics(NamedTuple):
     """The extractor's name."""
     features: Float[np.ndarray, "N D"] | None
     """All features; None where they were not kept."""
+    size: tuple[int, int] | None = None
+    """Height and width of the pictures; None where nobody knows."""
 
 
-def statistics_of(features: Float[np.ndarray, "N D"], extractor: str) -> Statistics:
-    """The statistics of features.
+def statistics_of(
+    features: Float[np.ndarray, "N D"], extractor: str, size: tuple[int, int] | None = None
+) -> Statistics:
+    """The statistics of features of pictures of a size.
 
     Raises:
       UserError: there are fewer than two.
     """
-    return Statistics(moments(features), extractor, features)
+    return Statistics(moments(features), extractor, features, size)
 
 
 def write_statistics(path: Path, statistics: Statistics, keep_features: bool = False) -> None:
@@ -48,20 +58,31 @@ def write_statistics(path: Path, statistics: Statistics, keep_features: bool = F
     arrays = {"mu": mean, "sigma": covariance, "count": count, "extractor": statistics.extractor}
     if keep_features and statistics.features is not None:
         arrays["features"] = statistics.features.astype(np.float32)
+    if statistics.size is not None:
+        arrays["size"] = np.array(statistics.size)
+    with staged(path) as temporary, temporary.open("wb") as stream:  # a name would get a suffix
+        np.savez(stream, **arrays)
+
+
+class Contents(NamedTuple):
+    """What an `.npz` holds."""
+
+    pictures: bool
+    """`arr_0`."""
+    statistics: bool
+    """`mu` and `sigma`."""
+
+
+def contents(path: Path) -> Contents:
+    """What lies in a file; nothing if it is no `.npz`, or a damaged one."""
     try:
-        with path.open("wb") as stream:  # np.savez would add a suffix to another name
-            np.savez(stream, **arrays)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def holds_statistics(path: Path) -> bool:
-    """Whether a file is an `.npz` with statistics and no pictures."""
-    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        names = set(archive.namelist())
-    return "mu.npy" in names and "arr_0.npy" not in names
+        if path.suffix != ".npz" or not path.is_file():
+            return Contents(False, False)
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return Contents(False, False)
+    return Contents("arr_0.npy" in names, {"mu.npy", "sigma.npy"} <= names)
 
 
 def read_statistics(path: Path, extractor: str, trusted: bool = False) -> Statistics:
@@ -71,19 +92,23 @@ def read_statistics(path: Path, extractor: str, trusted: bool = False) -> Statis
       path: the file.
       extractor: the name of the extractor of the other side.
       trusted: take a file that names no extractor, such as other tools write, for this one's; its
-        count is then unknown too where it is not there.
+        count is then unknown too where neither it nor features are there.
 
     Raises:
-      UserError: the file is damaged, lacks an array, is of another extractor, or names none.
+      UserError: the file is damaged, lacks an array or holds a bad one, is of another extractor, or
+        names none.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in _ARRAYS if name in archive.files}
         mean, covariance = arrays["mu"], arrays["sigma"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as statistics ({error}); make it anew") from error
     except KeyError as error:
         raise UserError(f"{path} holds no statistics: {error.args[0]} is missing") from error
+    for name in arrays.keys() - {"extractor"}:
+        if arrays[name].dtype.kind not in "fiu" or not np.isfinite(arrays[name]).all():
+            raise UserError(f"{path}: {name} holds what is no finite number; make it anew")
     if mean.ndim != 1 or covariance.shape != (len(mean),) * 2:
         raise UserError(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit")
     name = str(arrays.get("extractor", ""))
@@ -93,9 +118,26 @@ def read_statistics(path: Path, extractor: str, trusted: bool = False) -> Statis
             "--trust-reference"
         )
     require_same_extractor(str(path), name or extractor, "the samples", extractor)
-    count = int(arrays.get("count", 0))
-    kept = Moments(mean.astype(np.float64), covariance.astype(np.float64), count)
-    return Statistics(kept, extractor, arrays.get("features"))
+    features = arrays.get("features")
+    count = _whole(path, "count", arrays, [0 if features is None else len(np.atleast_1d(features))])
+    size = _whole(path, "size", arrays, [0, 0])
+    if features is not None and features.shape != (*count, len(mean)):
+        raise UserError(f"{path}: {count[0]} pictures have no features {list(features.shape)}")
+    kept = Moments(mean.astype(np.float64), covariance.astype(np.float64), *count)
+    return Statistics(kept, extractor, features, tuple(size) if min(size) > 0 else None)
+
+
+def _whole(path: Path, name: str, arrays: Mapping[str, np.ndarray], other: list[int]) -> list[int]:
+    """As many whole numbers as `other` has, from 0 up; `other` where a file does not give them.
+
+    Raises:
+      UserError: it gives something else; other tools may mean another thing by the name.
+    """
+    given = np.atleast_1d(arrays.get(name, other))
+    if given.shape != (len(other),) or (given < 0).any() or (given % 1 != 0).any():
+        one = f"{len(other)} whole numbers" if len(other) > 1 else "a whole number"
+        raise UserError(f"{path}: {name} should be {one}, not {arrays[name].tolist()}")
+    return [int(each) for each in given]
 
 
 def require_same_extractor(first: str, of_first: str, second: str, of_second: str) -> None:
@@ -108,4 +150,40 @@ def require_same_extractor(first: str, of_first: str, second: str, of_second: st
         raise UserError(
             f"{first} is of the extractor {of_first} and {second} of {of_second}: a distance "
             "between their features means nothing; extract both with the same one"
+        )
+
+
+def require_same_size(
+    known: tuple[int, int] | None, where: str, size: tuple[int, int], name: str
+) -> None:
+    """Refuse to compare pictures of different sizes: blur would be all that an extractor sees.
+
+    Args:
+      known: height and width of the reference's; nothing is refused where nobody knows.
+      where: what the user calls it.
+      size: height and width of the samples.
+      name: what the user calls them.
+
+    Raises:
+      UserError: the sizes differ; the message says both.
+    """
+    if known is not None and known != size:
+        shown = [f"{width} x {height}" for height, width in (known, size)]
+        raise UserError(
+            f"the pictures of {where} are {shown[0]} and those of {name} {shown[1]}: bring both to "
+            "one size with --resolution (of statistics: when they are made)"
+        )
+
+
+def require_same_width(reference: Statistics, where: str, width: int, extractor: str) -> None:
+    """Refuse statistics of features of another length.
+
+    Raises:
+      UserError: the lengths differ.
+    """
+    known = len(reference.moments.mean)
+    if known != width:
+        raise UserError(
+            f"{where} is of {known} numbers for each picture and the extractor {extractor} gives "
+            f"{width}: they are not of one extractor; name the other with --extractor"
         )

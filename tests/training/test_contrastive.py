@@ -43,7 +43,7 @@ def test_the_loss_falls_and_what_is_learned_is_written(run, tmp_path):
     assert (clip.text, clip.vision) == (run.objective.text, run.objective.vision)
     extractor = open_extractor(f"clip:{tmp_path / 'clip'}")
     assert extractor([np.asarray(short.batch["image"])]).shape == (32, 8)
-    assert extractor.texts(["a big red circle"]).shape == (1, 8)
+    assert extractor.texts(["a big red circle"]).embeddings.shape == (1, 8)
     save_clip(tmp_path / "clip", clip)  # an older one is replaced
 
 
