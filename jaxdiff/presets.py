@@ -11,6 +11,7 @@ from jaxdiff.training.config import (
     ContrastiveObjective,
     ControlNetMethod,
     DiffusionObjective,
+    DistilConfig,
     EMAConfig,
     FinetuneObjective,
     FullMethod,
@@ -96,6 +97,25 @@ emoji64 = TrainConfig(
     checkpoint_every=500,
 )
 
+# What recipes are compared by: a quarter of the work of `emoji64`, on the same latents.
+emoji_small = replace(
+    emoji64,
+    objective=replace(
+        emoji64.objective,
+        unet=replace(emoji64.objective.unet, block_out_channels=(64, 96), cross_attention_dim=96),
+        text_encoder=replace(
+            emoji64.objective.text_encoder,
+            hidden_size=96,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+        ),
+    ),
+    name="jaxdiff emoji-small",
+    num_steps=8000,
+    preview=replace(emoji64.preview, every=0),
+)
+
 # What judges the emoji: a CLIP of their own, whose text tower is the generator's with a projection.
 emoji_clip = replace(
     emoji64,
@@ -104,10 +124,10 @@ emoji_clip = replace(
         vision=VisionEncoderConfig(
             hidden_size=192,
             intermediate_size=768,
-            num_hidden_layers=6,
+            num_hidden_layers=4,
             num_attention_heads=3,
             image_size=64,
-            patch_size=8,
+            patch_size=16,
             projection_dim=128,
         ),
     ),
@@ -120,6 +140,17 @@ emoji_clip = replace(
     ),
     ema=EMAConfig(decay=0.995),
     preview=PreviewConfig(every=0),
+)
+
+# The model that ships, as the teacher of one that draws in four steps.
+emoji64_fast = replace(
+    emoji64,
+    objective=FinetuneObjective(method=LoraMethod(rank=32, targets="all"), distil=DistilConfig(50)),
+    data=replace(emoji64.data, caption_dropout=0.0),
+    name="jaxdiff emoji64-fast",
+    num_steps=8000,
+    optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=200),
+    preview=replace(emoji64.preview, sampler="lcm", num_steps=4, guidance_scale=1.0),
 )
 
 # A minute on a laptop: a small UNet on shapes, in the latents of the model that ships.
@@ -276,6 +307,8 @@ PRESETS = {
         emoji64_vae,
     ),
     "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
+    "emoji-small": ("A quarter of emoji64, for comparing recipes.", emoji_small),
+    "emoji64-fast": ("The model that ships, in one to four steps.", emoji64_fast),
     "emoji-clip": ("A CLIP of the emoji, which measures what emoji64 draws.", emoji_clip),
     "sd15": ("Stable Diffusion 1.5 from scratch, on latents computed beforehand.", sd15),
     "sd21": ("Stable Diffusion 2.1 from scratch, v-prediction at 512 pixels.", sd21),

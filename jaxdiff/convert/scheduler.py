@@ -34,7 +34,8 @@ class NoiseConfig:
     """Which noise a model was trained on and what it predicts."""
 
     schedule: Schedule = "cosine"
-    """Forward process: linear, scaled_linear or cosine (discrete VP), flow, or ve."""
+    """Forward process: linear, scaled_linear or cosine (discrete VP), flow, or ve (with EDM's
+    levels, Karras et al. 2022)."""
     beta_start: float = 0.00085
     """First beta of linear and scaled_linear."""
     beta_end: float = 0.012

@@ -42,7 +42,7 @@ def first_pass(
       UserError: the strength takes no step and is not 0, or ControlNets and weights differ in
         number.
     """
-    grid = _grid(noise, settings)
+    grid = sampling_grid(noise, settings)
     start, stop = (_split(noise.process(), grid, share) for share in span)
     if strength is not None:
         start = max(start, grid.n - taken(settings.num_steps, strength, "strength"))
@@ -56,7 +56,7 @@ def first_pass(
 
 def second_pass(noise: NoiseConfig, settings: Settings, controlnets: int) -> Pass:
     """The pass over the enlarged picture."""
-    grid = _grid(noise, settings)
+    grid = sampling_grid(noise, settings)
     count = taken(settings.num_steps, settings.hires_strength, "hires strength")
     dials = _dials(noise.process(), grid, grid.n - count, count, settings, controlnets)
     return Pass(last_steps(grid, count), np.int32(count), np.bool_(False), dials)
@@ -83,7 +83,12 @@ def shown_steps(count: int) -> np.ndarray:
     return steps.round().astype(np.int32)
 
 
-def _grid(noise: NoiseConfig, settings: Settings) -> Grid:
+def sampling_grid(noise: NoiseConfig, settings: Settings) -> Grid:
+    """The levels that the settings visit.
+
+    Raises:
+      UserError: the process has no such steps.
+    """
     return make_grid(
         noise.process(), settings.schedule, settings.num_steps, steps_offset=noise.steps_offset
     )

@@ -23,7 +23,7 @@ from jaxdiff.convert.lora import Lora
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.diffusion.prediction import PREDICTIONS
 from jaxdiff.errors import choose
-from jaxdiff.models import ControlNetConfig
+from jaxdiff.models import ControlNetConfig, count_parameters
 from jaxdiff.pipelines import extras
 from jaxdiff.pipelines.engine import Engine, Job
 from jaxdiff.pipelines.hooks import Drawn, Hooks, SafetyChecker, Watermark, apply_hooks
@@ -193,8 +193,9 @@ class TextToImage:
 
     @property
     def num_parameters(self) -> int:
-        """Of all networks, those that were added included."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        """Of all networks, those that were added and the refiner's included."""
+        refiner = self.extras.refiner
+        return count_parameters(self.params) + (0 if refiner is None else refiner.num_parameters)
 
     @property
     def batch_size(self) -> int:

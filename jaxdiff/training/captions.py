@@ -92,6 +92,27 @@ def condition(
     return _encode(run, model, params, batch["tokens"], changes)
 
 
+def text_inputs(
+    run: TrainConfig, trained: Trained, params: Params, frozen: Params, batch: StepBatch
+) -> tuple[TextCondition, dict[str, Array] | None]:
+    """What a batch's captions say to the UNet, and for SDXL what it is told besides."""
+    model = trained.model
+    towers = {} if "context" in batch else trained.towers(params, frozen)
+    text = condition(run, model, towers, batch, trained.changes(params))
+    if model.unet_config.addition_embed_type is None:
+        return text, None
+    sizes = batch["size"].astype(jnp.float32)
+    return text, {"text_embeds": text.pooled, "time_ids": sizes}
+
+
+def encode_captions(
+    run: TrainConfig, model: Model, params: Params, captions: Sequence[str]
+) -> TextCondition:
+    """What captions say to the UNet, by text encoders as they are."""
+    ids = [tower.tokenizer(list(captions)) for tower in model.text]
+    return _encode(run, model, params, jnp.asarray(np.stack(ids, axis=1)), {})
+
+
 def _encode(
     run: TrainConfig, model: Model, params: Params, ids: Array, changes: Mapping[str, Layers]
 ) -> TextCondition:

@@ -10,6 +10,7 @@ from jaxdiff.errors import UserError
 from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, VisionEncoderConfig
 from jaxdiff.training.finetune_config import (
     ControlNetMethod,
+    DistilConfig,
     FinetuneObjective,
     FullMethod,
     LoraMethod,
@@ -31,6 +32,7 @@ __all__ = [
     "ContrastiveObjective",
     "ControlNetMethod",
     "DiffusionObjective",
+    "DistilConfig",
     "EMAConfig",
     "FinetuneObjective",
     "FullMethod",

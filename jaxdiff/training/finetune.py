@@ -7,7 +7,6 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder
 from jaxdiff.rng import named_keys
-from jaxdiff.training.captions import caption_data, condition
+from jaxdiff.training.captions import caption_data, text_inputs
 from jaxdiff.training.config import (
     ControlNetMethod,
     FinetuneObjective,
@@ -32,9 +31,10 @@ from jaxdiff.training.config import (
 )
 from jaxdiff.training.controlnet import controlnet
 from jaxdiff.training.diffusion import denoising_loss
+from jaxdiff.training.distil import distil_loss, with_teacher
 from jaxdiff.training.inversion import textual_inversion
 from jaxdiff.training.latents import batch_latents, latent_data
-from jaxdiff.training.methods import Trained, full, lora, scratch
+from jaxdiff.training.methods import STUDENT_SCHEDULE, Trained, full, lora, scratch
 from jaxdiff.training.objective import Objective, Serve, serve
 from jaxdiff.training.preview import make_preview
 from jaxdiff.training.prior import draw_prior, paired, prior_config
@@ -65,6 +65,8 @@ def finetune_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
     draw_prior(run, model)  # by the model as it is: it predicts what it was trained to
     model = dataclasses.replace(model, noise=noise)
     trained = METHODS[type(config.method)](run, model, source)
+    if config.distil.levels:
+        trained = with_teacher(run, trained)
     model = trained.model
     vae = Autoencoder(model.vae_config, jnp.dtype(run.dtype))
     sources = {"latents": (source, run.data)}
@@ -89,7 +91,7 @@ def finetune_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
         init=trained.init,
         given=trained.given,
         frozen={**frozen, "vae": data["latents"].frozen},
-        loss=finetune_loss(run, trained, vae),
+        loss=(distil_loss if config.distil.levels else finetune_loss)(run, trained, vae),
         batches=paired(*streams, config.prior.weight) if len(streams) > 1 else streams[0],
         keep=lambda workdir: None,
         preview=make_preview(
@@ -97,6 +99,7 @@ def finetune_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
             model,
             lambda params: {**trained.networks(params), "vae": model.vae_params},
             trained.steering,
+            schedule=STUDENT_SCHEDULE if config.distil.levels else None,
         ),
         export=trained.export,
         inputs=inputs,
@@ -111,12 +114,7 @@ def finetune_loss(run: TrainConfig, trained: Trained, vae: Autoencoder) -> LossF
     def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
         each = jax.vmap(lambda key: named_keys(key, "z", "loss"))(keys.examples)
         z0 = batch_latents(vae, frozen["vae"], batch, each["z"])
-        towers = {} if "context" in batch else trained.towers(params, frozen)
-        text = condition(run, model, towers, batch, trained.changes(params))
-        added: dict[str, Any] | None = None
-        if model.unet_config.addition_embed_type is not None:
-            sizes = batch["size"].astype(jnp.float32)
-            added = {"text_embeds": text.pooled, "time_ids": sizes}
+        text, added = text_inputs(run, trained, params, frozen, batch)
 
         def net(z_t: Array, timestep: Array) -> Array:
             return trained.predict(params, frozen, batch, z_t, timestep, text.context, added)

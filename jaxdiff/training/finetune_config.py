@@ -1,6 +1,7 @@
 """What fine-tuning is made of: which model, what of it is trained, on what else."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -109,6 +110,32 @@ class PriorConfig:
 
 
 @dataclass(frozen=True)
+class DistilConfig:
+    """Distillation to few steps (Luo et al. 2023, LCM): the model as it is teaches what is trained.
+
+    The whole UNet or a LoRA learns to draw in one to four steps of the sampler lcm, at guidance 1.
+    """
+
+    levels: int = 0
+    """Steps of the teacher's grid, between neighbours of which the student must agree; 0: none,
+    train by denoising."""
+    guidance_scale: float = 4.0
+    """Of the teacher; the student has it built in."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range, and a scale that would be ignored."""
+        fine = self.levels == 0 or self.levels >= 2
+        require(fine, "objective.distil.levels", self, "0 or at least 2")
+        scale = self.guidance_scale
+        require(math.isfinite(scale), "objective.distil.guidance_scale", self, "a finite number")
+        if not self.levels and scale != type(self).guidance_scale:
+            raise UserError(
+                "objective.distil.guidance_scale does nothing without a teacher: set "
+                "objective.distil.levels, or leave it out"
+            )
+
+
+@dataclass(frozen=True)
 class FinetuneObjective:
     """Go on training a model, or a small part beside it."""
 
@@ -120,6 +147,8 @@ class FinetuneObjective:
     """What is trained; the preset chooses it."""
     prior: PriorConfig = field(default_factory=PriorConfig)
     """Pictures of the subject's class, so that it is not forgotten."""
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    """Distillation, in the place of the loss of denoising."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Noise levels and weights."""
     prediction: Literal["eps", "x0", "v"] | None = None
@@ -141,9 +170,30 @@ class FinetuneObjective:
         for name, value in asked.items():
             if value is not None and isinstance(self.method, ScratchMethod):
                 raise UserError(f"set objective.method.noise.{name}, not objective.{name}")
+            if value is not None and self.distil.levels:
+                raise UserError(f"objective.{name} is the teacher's in distillation; leave it out")
         dreambooth = isinstance(self.method, FullMethod | LoraMethod)
         if self.prior.folder is not None and not dreambooth:
             raise UserError(
                 "objective.prior is for the presets finetune, lora and dreambooth; "
                 f"{type(self.method).__name__} cannot forget the class"
             )
+        self._check_distil()
+
+    def _check_distil(self) -> None:
+        """Refuse a student that is not the teacher's own UNet, changed, and a loss it has not."""
+        if not self.distil.levels:
+            return
+        whole = isinstance(self.method, FullMethod | LoraMethod)
+        if not whole or self.method.text_encoder or self.prior.folder is not None:
+            raise UserError(
+                "objective.distil trains the whole UNet or a LoRA of it, without text encoders and "
+                "prior; leave the others out"
+            )
+        plain = LossConfig()
+        for name in (part.name for part in fields(plain)):
+            if getattr(self.loss, name) != getattr(plain, name):
+                raise UserError(
+                    f"objective.loss.{name} is of the loss of denoising, which "
+                    "objective.distil replaces; leave one of them out"
+                )

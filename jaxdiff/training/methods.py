@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdiff.convert import Model, save_model
+from jaxdiff.convert.layout import FEW_STEPS
 from jaxdiff.convert.lora import Lora, save_lora
 from jaxdiff.data.sources import Source
 from jaxdiff.models import UNet, example_inputs
@@ -42,6 +43,7 @@ UNET_TARGETS = {
     "transformer": TARGETS["transformer"],
     "all": r"attentions_\d+/|resnets_\d+/|samplers_0/",
 }
+STUDENT_SCHEDULE = "trailing"  # a student learns between its levels, and so draws at them
 TEXT_TARGETS = {"attention": TARGETS["text_attention"]}  # of the others: every layer
 
 
@@ -130,7 +132,7 @@ def _whole(run: TrainConfig, model: Model, start: Params, frozen: Params) -> Tra
 
     def export(path: Path, params: Params, facts: dict) -> None:
         tuned = with_parameters(model, {**frozen, **params})
-        save_model(path, dataclasses.replace(tuned, meta=_descended(model, about(run, facts))))
+        save_model(path, dataclasses.replace(tuned, meta=_descended(run, model, facts)))
 
     return Trained(
         model=model,
@@ -145,13 +147,19 @@ def _whole(run: TrainConfig, model: Model, start: Params, frozen: Params) -> Tra
     )
 
 
-def _descended(model: Model, about: dict[str, Any]) -> dict[str, Any]:
+def _descended(run: TrainConfig, model: Model, facts: dict) -> dict[str, Any]:
     """What a fine-tuned model says of itself.
 
-    How it draws best is inherited, and the licence where the run names none.
+    How it draws best is inherited, but for few steps, and the licence where the run names none.
     """
     inherited = {key: model.meta[key] for key in ("licence", "sampling") if key in model.meta}
-    own = {key: value for key, value in about.items() if value and key != "sampling"}
+    if run.objective.distil.levels:
+        inherited["sampling"] = {
+            **FEW_STEPS,
+            "schedule": STUDENT_SCHEDULE,
+            "guidance_scale": 1.0,
+        }
+    own = {key: value for key, value in about(run, facts).items() if value and key != "sampling"}
     return {**inherited, **own}
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxdiff.errors import UserError
+from jaxdiff.diffusion.samplers import SAMPLERS
+from jaxdiff.errors import UserError, choose
 
 EFFORTS = ("O0", "O1", "O2", "O3")
 """Of a compiler, from the fastest to compile to the fastest to run."""
@@ -98,13 +99,16 @@ class PreviewConfig:
     """Prompts, one column each."""
     rows: int = 2
     """Seeds 0 to rows - 1, one row each."""
+    sampler: str = "ddim"
+    """A name of the samplers, as `sample.py` has them."""
     num_steps: int = 25
-    """DDIM steps."""
+    """Steps of it."""
     guidance_scale: float = 4.0
     """Classifier-free guidance."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
+        """Refuse an unknown sampler and numbers out of range."""
+        choose("sampler of previews", self.sampler, SAMPLERS)
         require(self.every >= 0, "preview.every", self, "at least 0")
         require(self.rows >= 1, "preview.rows", self, "at least 1")
         require(self.num_steps >= 1, "preview.num_steps", self, "at least 1")

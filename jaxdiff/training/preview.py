@@ -9,6 +9,8 @@ from jaxtyping import UInt8
 
 from jaxdiff.convert import Model
 from jaxdiff.models import ControlNetConfig
+from jaxdiff.pipelines.plan import sampling_grid
+from jaxdiff.pipelines.settings import default_settings, with_changes
 from jaxdiff.pipelines.text_to_image import TextToImage
 from jaxdiff.training.config import TrainConfig
 from jaxdiff.training.objective import tile
@@ -29,6 +31,8 @@ def make_preview(
     model: Model,
     networks: Callable[[Params], Params],
     steering: Steering | None = None,
+    *,
+    schedule: str | None = None,
 ) -> Callable[[Params], np.ndarray | None]:
     """Draw every prompt with every seed, by the pipeline that sampling uses.
 
@@ -38,13 +42,21 @@ def make_preview(
       networks: averaged parameters -> those of "unet", "vae" and each text encoder. They are on
         the devices while a grid is drawn, and no longer.
       steering: the ControlNet to draw with, if there is one.
+      schedule: a name of `GRIDS`; None for the model's own.
 
     Returns:
       Averaged parameters -> a picture, or None where there are no prompts.
+
+    Raises:
+      UserError: the model's noise has no such steps.
     """
     config = run.preview
     if not config.prompts or not config.every:
         return lambda params: None
+    how = {name: getattr(config, name) for name in ("sampler", "num_steps", "guidance_scale")}
+    how["schedule"] = schedule
+    settings = with_changes(default_settings(model), how)
+    sampling_grid(model.noise, settings)  # now, and not when the first is due
     empty = {name: {} for name in ("unet", "vae", *(tower.name for tower in model.text))}
     towers = tuple(tower._replace(params={}) for tower in model.text)
     shapes = dataclasses.replace(model, unet_params={}, vae_params={}, text=towers)
@@ -59,14 +71,7 @@ def make_preview(
 
     def preview(params: Params) -> np.ndarray:
         pipe.replace(**networks(params))
-        images = pipe(
-            prompts,
-            seeds,
-            sampler="ddim",
-            num_steps=config.num_steps,
-            guidance_scale=config.guidance_scale,
-            **given,
-        )
+        images = pipe(prompts, seeds, **how, **given)
         pipe.replace(**empty)
         return tile(images, len(config.prompts))
 

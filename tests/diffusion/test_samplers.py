@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampler_kinds import ORDERS, STOCHASTIC
 
 from jaxdiff.diffusion import grids as G
 from jaxdiff.diffusion import samplers as S
@@ -11,8 +12,6 @@ from jaxdiff.errors import UserError
 from jaxdiff.rng import fold_each, image_keys, normal_each
 
 SHAPE = (2, 2, 1)
-DETERMINISTIC = ["ddim", "euler", "heun", "dpm_2", "dpmpp_2m", "unipc", "lms"]
-STOCHASTIC = ["ddpm", "euler_a", "dpmpp_2m_sde", "dpmpp_sde", "lcm"]
 
 
 def _draw(denoise, sampler, grid, keys, x=None, **options):
@@ -27,7 +26,7 @@ def _draw(denoise, sampler, grid, keys, x=None, **options):
 
 
 def test_the_table_is_covered():
-    assert set(DETERMINISTIC) | set(STOCHASTIC) == set(S.SAMPLERS)
+    assert {*ORDERS, *STOCHASTIC} == set(S.SAMPLERS)
 
 
 # ------------------------------------------------------------- every sampler

@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampler_kinds import ORDERS
 
 from jaxdiff.diffusion import grids as G
 from jaxdiff.diffusion import samplers as S
 from jaxdiff.diffusion import stepping
 from jaxdiff.rng import image_keys
-
-ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "dpm_2": 2, "dpmpp_2m": 2, "unipc": 3, "lms": 4}
 
 
 def _final(denoise, sampler, process, kind, n, start):

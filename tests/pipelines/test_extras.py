@@ -10,7 +10,8 @@ from jaxdiff.convert.controlnet import check_controlnet
 from jaxdiff.convert.embeddings import Embedding, save_embedding
 from jaxdiff.convert.lora import save_lora
 from jaxdiff.errors import UserError
-from jaxdiff.pipelines import TextToImage
+from jaxdiff.pipelines import TextToImage, opening
+from jaxdiff.pipelines.arguments import Arguments
 from jaxdiff.pipelines.extras import check_refiner
 from jaxdiff.pipelines.hooks import Drawn, Hooks, apply_hooks, load_hook
 from jaxdiff.pipelines.pictures import Pictures
@@ -31,6 +32,16 @@ def lora_file(lora, tiny_model, tmp_path):
 
 def _levels_apart(a, b):
     return np.abs(np.asarray(a, int) - np.asarray(b, int)).max()
+
+
+def test_the_heap_is_kept_by_all_parameters(tiny_model, tiny_model_dir, monkeypatch):
+    """A refiner's, too."""
+    counted, where = [], str(tiny_model_dir)
+    monkeypatch.setattr(opening, "keep_heap", counted.append)
+    for refiner in (None, where):
+        args = Arguments(("cat",), model=where, refiner=refiner)
+        opening.open_pipeline(args, opening.read_files(args), "float32", {})
+    assert counted == [tiny_model.num_parameters, 2 * tiny_model.num_parameters]
 
 
 def test_loras_on_and_off(pipe, lora_file, compilations):

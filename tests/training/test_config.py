@@ -1,6 +1,7 @@
 """Options that are out of range, contradict each other or would be ignored."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from jaxdiff.errors import UserError
 from jaxdiff.presets import PRESETS, emoji64
 from jaxdiff.training.config import (
+    DistilConfig,
     EMAConfig,
     FinetuneObjective,
     LoraMethod,
@@ -30,6 +32,7 @@ from jaxdiff.training.workdir import check_workdir
         (lambda: OptimizerConfig(accumulate=0), "optimizer.accumulate must be"),
         (lambda: EMAConfig(decay=3.0), "ema.decay must be in"),
         (lambda: PreviewConfig(every=-1), "preview.every must be"),
+        (lambda: PreviewConfig(sampler="eular"), "unknown sampler of previews 'eular'"),
         (lambda: LossConfig(level_mean=1.0), "level_mean does nothing for 'discrete'"),
         (lambda: LossConfig(min_snr_gamma=5.0), "min_snr_gamma does nothing"),
         (lambda: LossConfig(noise_offset=-0.1), "objective.loss.noise_offset must be at least 0"),
@@ -37,6 +40,11 @@ from jaxdiff.training.workdir import check_workdir
         (lambda: LoraMethod(alpha=0.0), "objective.method.alpha must be above 0"),
         (lambda: TextualInversionMethod(token="a b"), "must be one word, not 'a b'"),
         (lambda: TextualInversionMethod(vectors=0), "objective.method.vectors must be"),
+        (lambda: DistilConfig(1), "objective.distil.levels must be 0 or at least 2, not 1"),
+        (lambda: DistilConfig(50, math.nan), "distil.guidance_scale must be a finite number"),
+        (lambda: DistilConfig(50, math.inf), "distil.guidance_scale must be a finite number"),
+        (lambda: DistilConfig(0, math.nan), "distil.guidance_scale must be a finite number"),
+        (lambda: DistilConfig(guidance_scale=7.5), "distil.guidance_scale does nothing without"),
         (lambda: PriorConfig(weight=-1.0), "objective.prior.weight must be at least 0"),
         (lambda: PriorConfig(prompt="a dog"), "objective.prior.prompt needs"),
         (lambda: FinetuneObjective(clip_skip=-1), "objective.clip_skip must be at least 0"),

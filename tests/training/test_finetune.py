@@ -16,7 +16,7 @@ from jaxdiff.convert.lora import load_lora
 from jaxdiff.data.sources import make_source
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
-from jaxdiff.models import TextEncoder, UNet
+from jaxdiff.models import TextEncoder, UNet, count_parameters
 from jaxdiff.models.lora import merge
 from jaxdiff.training import finetune
 from jaxdiff.training.captions import condition
@@ -79,11 +79,8 @@ def test_the_loss_falls_and_only_what_is_trained_is_in_the_state(short, name, ti
         "inversion": {"text_encoder"},
     }
     assert run.first.keys() == expected[name]
-    everything = sum(
-        leaf.size for tree in (tiny_model.unet_params, tiny_model.text[0].params)
-        for leaf in jax.tree.leaves(tree)
-    )  # fmt: skip
-    trained = sum(np.size(leaf) for leaf in jax.tree.leaves(run.first))
+    everything = count_parameters((tiny_model.unet_params, tiny_model.text[0].params))
+    trained = count_parameters(run.first)
     if name == "inversion":
         assert trained == 2 * tiny_model.text[0].config.hidden_size
     if name == "lora":
@@ -186,6 +183,12 @@ def test_the_networks_of_a_preview_are_what_was_trained(short, finetune_run, tmp
         assert before.shape == (16, 16, 3) and before.dtype == np.uint8
         assert differs(before, after)
         same(after, objective.preview(short(name).last))
+
+
+def test_a_preview_of_more_steps_than_levels_is_refused_beforehand(finetune_run, tmp_path):
+    preview = replace(finetune_run.preview, every=1, prompts=("a red toy",), num_steps=5000)
+    with pytest.raises(UserError, match="5000"):
+        build(replace(finetune_run, preview=preview), tmp_path)
 
 
 def test_prior_preservation_adds_a_weighted_mean(finetune_run, pictures_dir, tmp_path):

@@ -17,6 +17,7 @@ from toy import toy_objective
 
 from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.errors import UserError
+from jaxdiff.models import count_parameters
 from jaxdiff.training import loop
 from jaxdiff.training.autoencoder import autoencoder_objective
 from jaxdiff.training.config import AutoencoderObjective, TrainConfig
@@ -70,6 +71,15 @@ def stopped_run(ended_run):
     """The same, as if it had been killed before checkpoint 6 was written."""
     shutil.rmtree(ended_run.workdir / "checkpoints" / "6")
     return ended_run
+
+
+def test_the_heap_is_kept_by_all_parameters(ended_run, ended, monkeypatch):
+    """Those that nobody trains, too; the run has ended, so that nothing is computed."""
+    counted = []
+    monkeypatch.setattr(loop, "keep_heap", counted.append)
+    train(ended_run)
+    side = 3 * ended_run.data.resolution**2
+    assert counted == [count_parameters(ended.state.params) + side**2]
 
 
 def test_a_run_that_was_killed_and_went_on_equals_one_that_was_not(stopped_run, ended):
