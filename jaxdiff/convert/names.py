@@ -20,8 +20,11 @@ TO_OURS: Rules = (
     (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
     (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
     (r"\.(\d+)(?=\.)", r"_\1"),  # index of a list: resnets.1 -> resnets_1
-    (r"(norm\d?|norm_out|layrnorm|\bbn)\.weight$", r"\1.scale"),
-    (r"(token_embedding|position_embedding|class_embedding)\.weight$", r"\1.embedding"),
+    (r"(norm\d?|norm_out|layrnorm|LayerNorm|\bbn)\.weight$", r"\1.scale"),
+    (
+        r"(token_embedding|position_embedding|class_embedding|embeddings\.\w+_embeddings)\.weight$",
+        r"\1.embedding",
+    ),
     (r"\.weight$", ".kernel"),
     (r"\.", "/"),
 )

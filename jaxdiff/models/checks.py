@@ -33,3 +33,27 @@ def require_groups(kind: str, levels: Sequence[int], groups: int) -> None:
             raise UserError(
                 f"{kind}: {channels} channels do not divide into norm_num_groups={groups}"
             )
+
+
+def require_divides(kind: str, config: Any, part: str, whole: str) -> None:
+    """Refuse a field that does not divide another.
+
+    Raises:
+      UserError: there is a remainder; the message names `kind` and both fields.
+    """
+    divisor, value = getattr(config, part), getattr(config, whole)
+    if value % divisor:
+        raise UserError(f"{kind}: {part}={divisor} does not divide {whole}={value}")
+
+
+def require_latents(height: int, width: int, downscale: int) -> None:
+    """Refuse sides of pictures that an autoencoder's factor does not divide.
+
+    Raises:
+      UserError: there is a remainder.
+    """
+    if height % downscale or width % downscale:
+        raise UserError(
+            f"pictures of {width} x {height} have no latents: the sides must be multiples of "
+            f"{downscale}; give --resolution"
+        )

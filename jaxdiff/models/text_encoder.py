@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxdiff.errors import UserError, choose
+from jaxdiff.errors import choose
 from jaxdiff.models.attention import einsum_attention
-from jaxdiff.models.checks import require_positive
+from jaxdiff.models.checks import require_divides, require_positive
 from jaxdiff.models.linear import Dense
 from jaxdiff.models.norms import LayerNorm
 
@@ -71,11 +71,7 @@ class TextEncoderConfig:
         """Refuse an unknown activation, and numbers that make no network."""
         choose("hidden_act", self.hidden_act, ACTIVATIONS)
         require_positive("text encoder config", self, _AT_LEAST_ONE)
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"text encoder config: num_attention_heads={self.num_attention_heads} "
-                f"does not divide hidden_size={self.hidden_size}"
-            )
+        require_divides("text encoder config", self, "num_attention_heads", "hidden_size")
 
 
 @runtime_checkable

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from jaxdiff.errors import UserError, choose
-from jaxdiff.models.checks import require_positive
+from jaxdiff.errors import choose
+from jaxdiff.models.checks import require_divides, require_positive
 from jaxdiff.models.linear import Dense
 from jaxdiff.models.norms import LayerNorm
 from jaxdiff.models.resizing import bicubic_crop
@@ -63,11 +63,7 @@ class VisionEncoderConfig:
         choose("hidden_act", self.hidden_act, ACTIVATIONS)
         require_positive("picture encoder config", self, _AT_LEAST_ONE)
         for part, whole in (("num_attention_heads", "hidden_size"), ("patch_size", "image_size")):
-            if getattr(self, whole) % getattr(self, part):
-                raise UserError(
-                    f"picture encoder config: {part}={getattr(self, part)} does not divide "
-                    f"{whole}={getattr(self, whole)}"
-                )
+            require_divides("picture encoder config", self, part, whole)
 
 
 class PatchEmbedding(nn.Module):
