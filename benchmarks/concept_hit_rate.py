@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdiff import platform
+from jaxdiff.cli import or_exit
 
-platform.configure()
+or_exit(platform.configure)
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdiff import platform
+from jaxdiff.cli import exit_code, or_exit
 
-platform.configure()
+or_exit(platform.configure)
 
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 from jaxtyping import UInt8  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-from jaxdiff.cli import exit_code  # noqa: E402
 from jaxdiff.data.captions import emoji_caption  # noqa: E402
 from jaxdiff.data.sources import DataConfig, make_source  # noqa: E402
 from jaxdiff.errors import UserError  # noqa: E402

@@ -11,18 +11,19 @@ that are micro-batches. The picture has bytes over chips.
 
 import argparse
 import dataclasses
-import math
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jaxdiff import platform  # noqa: E402
+from jaxdiff.cli import or_exit  # noqa: E402
 
-platform.configure(accelerator=False)
+or_exit(lambda: platform.configure(accelerator=False))
 
-from PIL import Image, ImageDraw  # noqa: E402
+from PIL import Image  # noqa: E402
 
+from benchmarks.curves import Axis, curves  # noqa: E402
 from jaxdiff import target  # noqa: E402
 from jaxdiff.planning.blueprint import blueprint  # noqa: E402
 from jaxdiff.planning.chips import CHIPS, parse_topology  # noqa: E402
@@ -39,7 +40,6 @@ from jaxdiff.training.sharding import make_mesh  # noqa: E402
 FSDP = 16  # devices that share the state; what is left of the chips is data-parallel
 MESHES = {"data": lambda n: MeshConfig(n, 1), "fsdp": lambda n: MeshConfig(-1, min(FSDP, n))}
 KINDS = tuple(kind for kind, chip in CHIPS.items() if chip.platform == "tpu")  # of 8 to 256 chips
-COLOURS = {"data": (200, 60, 40), "fsdp": (40, 90, 200)}
 
 
 def plans(run: TrainConfig, kind: str, rows: int, *, compiled: bool) -> dict[str, list[Plan]]:
@@ -91,36 +91,10 @@ def sent(plan: Plan) -> float:
 
 def picture(found: dict[str, list[Plan]], title: str) -> Image.Image:
     """Gigabytes sent by a chip over the number of chips, on a logarithmic axis."""
-    width, height, margin = 640, 400, 60
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    counts = [plan.topology.count for plan in found["data"]]
-    top = max(sent(plan) for row in found.values() for plan in row) * 1.1
-
-    def place(count: int, value: float) -> tuple[float, float]:
-        across = math.log2(count / counts[0]) / math.log2(counts[-1] / counts[0])
-        return (
-            margin + across * (width - 2 * margin),
-            height - margin - value / top * (height - 2 * margin),
-        )
-
-    draw.text((margin, 15), title, "black")
-    for count in counts:
-        x, y = place(count, 0.0)
-        draw.text((x - 8, y + 8), str(count), "black")
-    draw.text((width - margin + 8, height - margin + 8), "chips", "black")
-    for share in range(5):
-        value = top * share / 4
-        (left, y), (right, _) = place(counts[0], value), place(counts[-1], value)
-        draw.line((left, y, right, y), (225, 225, 225))
-        draw.text((8, y - 6), f"{value:.1f} GB", "black")
-    for number, (label, row) in enumerate(found.items()):
-        points = [place(plan.topology.count, sent(plan)) for plan in row]
-        draw.line(points, COLOURS[label], 3)
-        for x, y in points:
-            draw.ellipse((x - 4, y - 4, x + 4, y + 4), COLOURS[label])
-        draw.text((width - 2 * margin, 15 + 15 * number), label, COLOURS[label])
-    return image
+    lines = {
+        label: [(plan.topology.count, sent(plan)) for plan in row] for label, row in found.items()
+    }
+    return curves(lines, title, Axis("chips", logarithmic=True), Axis("", "{:.1f} GB"))
 
 
 def main() -> None:
