@@ -13,8 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tests want eight devices, which
 # way to emit it takes a fifth of what is left.
 _QUICK = {"--xla_backend_optimization_level": "0", "--xla_cpu_use_fusion_emitters": "false"}
 os.environ["XLA_FLAGS"] = platform.merge_flags(os.environ.get("XLA_FLAGS", ""), _QUICK)
-platform.configure(host_devices=8)
 os.environ["JAXDIFF_KEEP_HEAP"] = "0"  # many small computations in one long process
+platform.configure(host_devices=8)
 
 # Annotations such as Float[Array, "B H W C"] are checked at every call, here and nowhere else.
 install_import_hook("jaxdiff", "typecheck.check")

@@ -11,6 +11,7 @@ import train
 from jaxdiff.convert import __main__ as convert
 from jaxdiff.evaluate import arguments as evaluate
 from jaxdiff.pipelines.cli import Arguments
+from jaxdiff.presets import PRESETS
 from jaxdiff.training.hosts import split_flags
 
 _ROOT = Path(__file__).parents[1]
@@ -51,6 +52,12 @@ def test_commands_parse(script, arguments):
     assert (_ROOT / script).is_file()
     if _PARSERS[script] is not None:
         _PARSERS[script](arguments)
+
+
+def test_every_preset_stands_in_a_table():
+    text = "".join((_ROOT / "docs" / name).read_text() for name in ("training.md", "finetuning.md"))
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    assert PRESETS.keys() <= set(re.findall(r"`([^`]+)`", " ".join(rows)))
 
 
 @pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
