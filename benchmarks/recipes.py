@@ -11,6 +11,7 @@ the mean and the standard deviation over seeds, and OUT/curves.png.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -85,38 +86,67 @@ def train_and_score(args: Arguments, row: str, seed: int) -> Iterator[dict[str, 
             model, scores = home / f"model-{steps}", home / f"scores-{steps}.json"
             options = ["--seed", seed, "--num-steps", steps, "--data.cache", args.out / "cache"]
             places = ["--workdir", home / "run", "--export", model]
-            _command("train.py", PRESET, *ROWS[row].split(), *options, *places)
+            _command(home, "train.py", PRESET, *ROWS[row].split(), *options, *places)
+            _require_step(model, steps)
             how = ["--model", model, "--count", args.count, "--json", scores]
-            _command("benchmarks/concept_hit_rate.py", *how)
+            _command(home, "benchmarks/concept_hit_rate.py", *how)
             found = json.loads(scores.read_text())
             rates = {kind: found[name]["hits"] / args.count for kind, name in KINDS.items()}
-            yield {"row": row, "seed": seed, "pictures": steps * BATCH, **rates}
+            told = {"row": row, "options": ROWS[row], "seed": seed, "count": args.count}
+            yield {**told, "pictures": steps * BATCH, **rates}
 
 
-def _command(*words: Any) -> None:
-    """Run one of the project's scripts, with its output in a log; print what is run.
+def _command(home: Path, *words: Any) -> None:
+    """Run one of the project's scripts, with its output in HOME/log.txt; print what is run.
 
     Raises:
       UserError: it ends with an error.
     """
     line = [str(word) for word in words]
-    print("$ python", " ".join(line), flush=True)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / line[0]), *line[1:]],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    print("$ python", shlex.join(line), flush=True)
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "log.txt").open("a") as log:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / line[0]), *line[1:]],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     if done.returncode:
-        raise UserError(f"{line[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
+        raise UserError(f"{line[0]} ended with {done.returncode}; {log.name} says why")
+
+
+def _require_step(model: Path, steps: int) -> None:
+    """Refuse a model of another step than the curve says: its run had gone on already."""
+    found = json.loads((model / "jaxdiff.json").read_text())["training"]["step"]
+    if found != steps:
+        raise UserError(
+            f"{model} is of step {found}, not {steps}: its run went further before; delete "
+            f"{model.parent} and begin the row again"
+        )
 
 
 def results(out: Path) -> list[dict[str, Any]]:
     """What is known."""
     file = out / "results.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def require_alike(args: Arguments) -> None:
+    """Refuse to go on with results that were had otherwise.
+
+    Raises:
+      UserError: a row has other options now, or another count of pictures was drawn.
+    """
+    for known in results(args.out):
+        now = {"options": ROWS.get(known["row"]), "count": args.count}
+        for name, value in now.items():
+            if known[name] != value:
+                raise UserError(
+                    f"{args.out / 'results.jsonl'}: row {known['row']!r} had {name} "
+                    f"{known[name]!r}, now {value!r}; give another --out"
+                )
 
 
 def _known(out: Path, row: str, seed: int, steps: int) -> bool:
@@ -160,6 +190,7 @@ def main(words: list[str]) -> int:
         for row in args.rows:
             choose("row", row, ROWS)
         args.out.mkdir(parents=True, exist_ok=True)
+        require_alike(args)
         for seed in args.seeds:
             for row in args.rows:
                 for result in train_and_score(args, row, seed):
@@ -168,8 +199,8 @@ def main(words: list[str]) -> int:
         found = results(args.out)
         print(table(found))
         drawn = lines(found, "held out")
-        axes = Axis("thousand pictures"), Axis("held-out hit rate", "{:.0f}%")
-        curves(drawn, f"{PRESET}, recipes at equal compute", *axes).save(args.out / "curves.png")
+        axes = Axis("thousand pictures"), Axis("held-out hit rate", "{x:.0f}%")
+        curves(drawn, f"{PRESET}, recipes at equal compute", *axes).savefig(args.out / "curves.png")
 
     return exit_code(run)
 

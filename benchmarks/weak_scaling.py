@@ -17,11 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jaxdiff import platform  # noqa: E402
-from jaxdiff.cli import or_exit  # noqa: E402
+from jaxdiff.cli import exit_code, or_exit  # noqa: E402
 
 or_exit(lambda: platform.configure(accelerator=False))
 
-from PIL import Image  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks.curves import Axis, curves  # noqa: E402
 from jaxdiff import target  # noqa: E402
@@ -89,29 +89,35 @@ def sent(plan: Plan) -> float:
     return sum(each.sent for each in plan.collectives) / 1e9
 
 
-def picture(found: dict[str, list[Plan]], title: str) -> Image.Image:
+def picture(found: dict[str, list[Plan]], title: str) -> Figure:
     """Gigabytes sent by a chip over the number of chips, on a logarithmic axis."""
     lines = {
         label: [(plan.topology.count, sent(plan)) for plan in row] for label, row in found.items()
     }
-    return curves(lines, title, Axis("chips", logarithmic=True), Axis("", "{:.1f} GB"))
+    return curves(lines, title, Axis("chips", logarithmic=True), Axis("sent", "{x:.1f} GB"))
 
 
-def main() -> None:
-    """Print the table; write the picture."""
+def main(words: list[str]) -> int:
+    """Print the table; write the picture. 0 on success, 2 on bad input."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", choices=sorted(PRESETS))
     parser.add_argument("--kind", default="v5e", choices=KINDS)
     parser.add_argument("--rows", type=int, default=8, help="examples on a chip")
     parser.add_argument("--compile", action="store_true", help="compile every plan")
     parser.add_argument("--out", type=Path, help="a PNG file")
-    asked = parser.parse_args()
-    found = plans(PRESETS[asked.preset][1], asked.kind, asked.rows, compiled=asked.compile)
-    print(table(found))
-    if asked.out:
-        title = f"{asked.preset}: sent by a chip of {asked.kind} in a step, {asked.rows} examples"
-        picture(found, title).save(asked.out)
+    asked = parser.parse_args(words)
+
+    def run() -> None:
+        found = plans(PRESETS[asked.preset][1], asked.kind, asked.rows, compiled=asked.compile)
+        print(table(found))
+        if asked.out:
+            title = (
+                f"{asked.preset}: sent by a chip of {asked.kind} in a step, {asked.rows} examples"
+            )
+            picture(found, title).savefig(asked.out)
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

