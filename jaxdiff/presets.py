@@ -21,6 +21,7 @@ from jaxdiff.training.config import (
     OptimizerConfig,
     PreviewConfig,
     ScratchMethod,
+    SentenceObjective,
     TextualInversionMethod,
     TrainConfig,
 )
@@ -90,8 +91,8 @@ emoji64 = TrainConfig(
     data=DataConfig(source="emoji/permissive", resolution=64, batch_size=32, loosen_captions=0.15),
     name="jaxdiff emoji64",
     licence="CC-BY-4.0",
-    num_steps=60_000,
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+    num_steps=30_000,
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_steps=500),
     ema=EMAConfig(decay=0.999),
     preview=PreviewConfig(every=1000, prompts=SHOWN),
     checkpoint_every=500,
@@ -113,6 +114,8 @@ emoji_small = replace(
     ),
     name="jaxdiff emoji-small",
     num_steps=8000,
+    # A rate that depends on no last step: a run can be gone on with, and is a curve.
+    optimizer=replace(emoji64.optimizer, schedule="constant"),
     preview=replace(emoji64.preview, every=0),
 )
 
@@ -139,6 +142,19 @@ emoji_clip = replace(
         learning_rate=5e-4, schedule="cosine", warmup_steps=200, b2=0.98, weight_decay=0.2
     ),
     ema=EMAConfig(decay=0.995),
+    preview=PreviewConfig(every=0),
+)
+
+# A text encoder that knows more words than the captions of the emoji have: 1.8 million parameters.
+emoji_text = replace(
+    emoji64,
+    objective=SentenceObjective(
+        text=replace(emoji64.objective.text_encoder, projection_dim=384),
+    ),
+    data=replace(emoji64.data, batch_size=256, flip=False),
+    name="jaxdiff emoji-text",
+    num_steps=10_000,
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_steps=500),
     preview=PreviewConfig(every=0),
 )
 
@@ -309,6 +325,7 @@ PRESETS = {
     "emoji64": ("Emoji from text at 64 x 64: the model that ships.", emoji64),
     "emoji-small": ("A quarter of emoji64, for comparing recipes.", emoji_small),
     "emoji64-fast": ("The model that ships, in one to four steps.", emoji64_fast),
+    "emoji-text": ("A small text encoder that says what a sentence encoder says.", emoji_text),
     "emoji-clip": ("A CLIP of the emoji, which measures what emoji64 draws.", emoji_clip),
     "sd15": ("Stable Diffusion 1.5 from scratch, on latents computed beforehand.", sd15),
     "sd21": ("Stable Diffusion 2.1 from scratch, v-prediction at 512 pixels.", sd21),

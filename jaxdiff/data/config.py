@@ -22,8 +22,9 @@ class DataConfig:
     """What to train on and how to serve it."""
 
     source: str = "emoji/permissive"
-    """emoji/STYLE, folder:PATH (pictures with captions), tfds:NAME (a prepared TFDS data set), or
-    shapes (coloured shapes drawn on the spot)."""
+    """emoji/STYLE, folder:PATH (pictures with captions), tfds:NAME (a prepared TFDS data set),
+    shapes (coloured shapes drawn on the spot), or, for what reads texts alone, text:FILE (a caption
+    in each line)."""
     split: str = "train"
     """Which split; emoji has train and heldout, a folder only train."""
     resolution: int = 64

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-def make_source(config: DataConfig) -> MemorySource | LazySource:
+def make_source(config: DataConfig) -> Source:
     """Open the corpus that `config` names; `emoji` is built first where it is missing.
 
     Raises:
@@ -36,15 +36,18 @@ def make_source(config: DataConfig) -> MemorySource | LazySource:
         "emoji": _open_emoji,
         "folder": _open_folder,
         "shapes": _open_shapes,
+        "text": _open_text,
         "tfds": _open_tfds,
     }
     choose("data source", kind, openers)
     if not name and kind != "shapes":
         raise UserError(f"data source {config.source!r} names nothing; expected emoji/STYLE,"
-                        " folder:PATH or tfds:NAME")  # fmt: skip
+                        " folder:PATH, tfds:NAME or text:FILE")  # fmt: skip
     source = openers[kind](name, config)
     if len(source) == 0:
         raise UserError(f"data source {config.source!r} has no examples in split {config.split!r}")
+    if kind == "text":
+        return source
     pictures = len(source) * (2 if config.conditioning else 1)
     megabytes = pictures * config.resolution**2 * 3 / 2**20
     if megabytes <= config.memory_mb:
@@ -68,6 +71,12 @@ def _open_shapes(name: str, config: DataConfig) -> Corpus:
     from jaxdiff.data.shapes import ShapesSource
 
     return ShapesSource(config.split, config.resolution)
+
+
+def _open_text(name: str, config: DataConfig) -> Corpus:
+    from jaxdiff.data.text import TextSource
+
+    return TextSource(Path(name).expanduser())
 
 
 def _open_tfds(name: str, config: DataConfig) -> Corpus:

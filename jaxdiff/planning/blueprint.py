@@ -31,13 +31,20 @@ from jaxdiff.training.config import (
     DiffusionObjective,
     FinetuneObjective,
     ScratchMethod,
+    SentenceObjective,
     TrainConfig,
 )
 from jaxdiff.training.contrastive import contrastive_loss, make_towers
-from jaxdiff.training.diffusion import Networks, latent_diffusion_loss, start_networks
+from jaxdiff.training.diffusion import (
+    Networks,
+    frozen_text,
+    latent_diffusion_loss,
+    start_networks,
+)
 from jaxdiff.training.finetune import finetune_loss
 from jaxdiff.training.latents import ENCODER
 from jaxdiff.training.methods import scratch
+from jaxdiff.training.sentence import sentence_loss, start_student
 from jaxdiff.training.step import LossFn, Params
 
 SIZES = 6  # numbers of a picture's size conditioning
@@ -115,10 +122,11 @@ def _diffusion(run: TrainConfig) -> Blueprint:
         Autoencoder(shape, dtype), UNet(config.unet, dtype), TextEncoder(config.text_encoder, dtype)
     )
     batch = _latents(run, shape) if run.data.cache else _picture(run)
-    frozen = {} if run.data.cache else {k: params[k] for k in ENCODER if k in params}
+    encoder = {} if run.data.cache else {k: params[k] for k in ENCODER if k in params}
+    frozen = {"vae": encoder, **frozen_text(config)}
     tokens = (config.text_encoder.max_position_embeddings,)
     return Blueprint(
-        init=lambda key: start_networks(networks)(key, {}),
+        init=lambda key: start_networks(networks, frozen)(key, {}),
         frozen=jax.eval_shape(lambda: frozen),
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
         batch=batch | {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)},
@@ -134,6 +142,20 @@ def _contrastive(run: TrainConfig) -> Blueprint:
         frozen={},
         loss=contrastive_loss(towers),
         batch=batch | _picture(run),
+    )
+
+
+def _sentence(run: TrainConfig) -> Blueprint:
+    config, dtype = run.objective.text, jnp.dtype(run.dtype)
+    return Blueprint(
+        init=lambda key: start_student(run)(key, {}),
+        frozen={},
+        loss=sentence_loss(TextEncoder(config, dtype)),
+        batch=({} if run.data.source.startswith("text:") else _picture(run))
+        | {
+            "tokens": jax.ShapeDtypeStruct((config.max_position_embeddings,), jnp.int32),
+            "wanted": jax.ShapeDtypeStruct((config.projection_dim,), jnp.float16),
+        },
     )
 
 
@@ -200,4 +222,5 @@ _MAKERS: dict[type, Callable[[TrainConfig], Blueprint]] = {
     ContrastiveObjective: _contrastive,
     DiffusionObjective: _diffusion,
     FinetuneObjective: _scratch,
+    SentenceObjective: _sentence,
 }

@@ -43,6 +43,7 @@ __all__ = [
     "PreviewConfig",
     "PriorConfig",
     "ScratchMethod",
+    "SentenceObjective",
     "TextualInversionMethod",
     "TrainConfig",
 ]
@@ -78,6 +79,9 @@ class DiffusionObjective:
     """Model directory whose `vae/` makes the latents."""
     init: Path | None = None
     """Model directory whose networks and tokenizer training starts from; None starts anew."""
+    text: Path | None = None
+    """Directory whose `text_encoder/` and `tokenizer/` are used as they are, such as the preset
+    emoji-text makes; None trains them."""
     tokenizer: Path | None = None
     """Model directory whose `tokenizer/` is used; None takes that of `init`, or trains one on the
     captions."""
@@ -105,7 +109,25 @@ class ContrastiveObjective:
             )
 
 
-AnyObjective = AutoencoderObjective | DiffusionObjective | FinetuneObjective | ContrastiveObjective
+@dataclass(frozen=True)
+class SentenceObjective:
+    """Train a small text encoder to say what a sentence encoder says."""
+
+    text: TextEncoderConfig
+    """Shape of the text encoder; its projection is as wide as the teacher's embeddings."""
+    teacher: Path | None = None
+    """Folder of the sentence encoder, as `sentence-transformers` stores it; must be given."""
+    tokenizer: Path | None = None
+    """Model directory whose `tokenizer/` is used; None trains one on the captions."""
+
+
+AnyObjective = (
+    AutoencoderObjective
+    | DiffusionObjective
+    | FinetuneObjective
+    | ContrastiveObjective
+    | SentenceObjective
+)
 """What may be trained."""
 
 
@@ -187,6 +209,9 @@ def check_data(objective: AnyObjective, data: DataConfig) -> None:
     Raises:
       UserError: names both options.
     """
+    reads_texts = isinstance(objective, SentenceObjective)
+    if data.source.startswith("text:") and not reads_texts:
+        raise UserError(f"data.source={data.source} holds no pictures, only captions")
     of_pixels = {AutoencoderObjective: "their autoencoder", ContrastiveObjective: "pictures"}
     if type(objective) in of_pixels and (data.bucket_step or data.cache):
         name = "bucket_step" if data.bucket_step else "cache"

@@ -2,7 +2,8 @@
 
     L = w(t) |net(z_t, t, text(caption)) - target|^2                                             (1)
 
-(Rombach et al. 2022, eq. 3), with z_0 of `latents.batch_latents`.
+(Rombach et al. 2022, eq. 3), with z_0 of `latents.batch_latents`. The text encoder learns with the
+UNet, or is a given one that stays as it is (Saharia et al. 2022, section 2.1).
 
 Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
 """
@@ -20,12 +21,15 @@ from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.model_dir import load_model, save_model
 from jaxdiff.convert.scheduler import NoiseConfig
+from jaxdiff.convert.text_encoder import load_text_encoder
 from jaxdiff.data.sources import Source
+from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.diffusion.losses import diffusion_loss, make_levels, make_weighting
 from jaxdiff.diffusion.prediction import Net
 from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder, AutoencoderConfig, TextEncoder, UNet, example_inputs
 from jaxdiff.rng import named_keys
+from jaxdiff.training.cache import tree_hash
 from jaxdiff.training.config import DiffusionObjective, LossConfig, TrainConfig
 from jaxdiff.training.latents import batch_latents, latent_data
 from jaxdiff.training.objective import Objective, serve
@@ -51,12 +55,14 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
       workdir: where a tokenizer that is trained here is kept.
 
     Raises:
-      UserError: the autoencoder or the tokenizer is missing or does not fit the networks.
+      UserError: the autoencoder, the text encoder or the tokenizer is missing or does not fit the
+        networks.
     """
     config: DiffusionObjective = run.objective
     vae_config, vae_params = load_autoencoder(config.autoencoder)
     _check_sizes(run, vae_config)
-    given, dtype = config.tokenizer or config.init, jnp.dtype(run.dtype)
+    frozen, dtype = frozen_text(config), jnp.dtype(run.dtype)
+    given = config.text or config.tokenizer or config.init
     tokenizer = run_tokenizer(config.text_encoder, given, source, workdir)
     networks = Networks(
         Autoencoder(vae_config, dtype),
@@ -64,29 +70,58 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
         TextEncoder(config.text_encoder, dtype),
     )
     data = latent_data(source, networks.vae, vae_params, run.data)
-    given = {} if config.init is None else _start(config)
+    given = {} if config.init is None else _start(config, frozen)
 
     def as_model(params: Params, facts: dict) -> Model:
         name = "text_encoder"
-        tower = TextTower(name, config.text_encoder, params[name], tokenizer)
+        tower = TextTower(name, config.text_encoder, {**params, **frozen}[name], tokenizer)
         parts = config.unet, params["unet"], vae_config, vae_params, (tower,)
         return Model(*parts, noise=config.noise, meta=facts)
 
     return Objective(
-        init=start_networks(networks),
+        init=start_networks(networks, frozen),
         given=given,
-        frozen=data.frozen,
+        frozen={"vae": data.frozen, **frozen},
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
         batches=serve(data.source, run.data, lambda captions: {"tokens": tokenizer(captions)}),
         keep=lambda workdir: tokenizer.save(workdir / "tokenizer"),
         preview=make_preview(
             run,
             as_model({"unet": {}, "text_encoder": {}}, {}),
-            lambda params: {**params, "vae": vae_params},
+            lambda params: {**params, **frozen, "vae": vae_params},
         ),
         export=lambda path, params, facts: save_model(path, as_model(params, about(run, facts))),
-        inputs={**data.inputs, "tokenizer": tokenizer.digest},
+        inputs={**data.inputs, "tokenizer": tokenizer.digest, **_hashes(frozen)},
     )
+
+
+def frozen_text(config: DiffusionObjective) -> Params:
+    """{"text_encoder": parameters} that stay as they are, or {} where they are trained.
+
+    Raises:
+      UserError: the text encoder cannot be read, is not as the config says, or two tokenizers are
+        given.
+    """
+    if config.text is None:
+        return {}
+    if config.tokenizer is not None:
+        raise UserError("objective.text has a tokenizer of its own: leave objective.tokenizer out")
+    tower = load_text_encoder(config.text, Tokenizer.load)
+    here, there = config.text_encoder, dataclasses.replace(tower.config, projection_dim=None)
+    differ = [
+        f"objective.text_encoder.{field.name}={getattr(here, field.name)}, there it is "
+        f"{getattr(there, field.name)}"
+        for field in dataclasses.fields(here)
+        if getattr(here, field.name) != getattr(there, field.name)
+    ]
+    if differ:
+        raise UserError(f"objective.text={config.text}: {'; '.join(differ)}")
+    params = {name: part for name, part in tower.params.items() if name != "text_projection"}
+    return {tower.name: params}
+
+
+def _hashes(frozen: Params) -> dict[str, str]:
+    return {name: tree_hash(params) for name, params in frozen.items()}
 
 
 def about(run: TrainConfig, facts: dict) -> dict:
@@ -115,8 +150,11 @@ def _check_sizes(run: TrainConfig, vae: AutoencoderConfig) -> None:
         )
 
 
-def start_networks(networks: Networks) -> Callable:
-    """(key, given) -> the given parameters of the UNet and the text encoder, or fresh ones."""
+def start_networks(networks: Networks, frozen: Params) -> Callable:
+    """(key, given) -> the given parameters of the UNet and the text encoder, or fresh ones.
+
+    Those of a network in `frozen` are left out.
+    """
 
     def init(key: Key[Array, ""], given: Params) -> Params:
         if given:
@@ -125,6 +163,7 @@ def start_networks(networks: Networks) -> Callable:
         return {
             name: network.init(keys[name], **example_inputs(network.config))["params"]
             for name, network in (("unet", networks.unet), ("text_encoder", networks.text_encoder))
+            if name not in frozen
         }
 
     return init
@@ -137,8 +176,8 @@ def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total:
     def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
         each = jax.vmap(lambda key: named_keys(key, "z", "loss", "dropout"))(keys.examples)
         masks = each["dropout"] if config.unet.dropout > 0 else None
-        z0 = batch_latents(networks.vae, frozen, batch, each["z"])
-        text = {"params": params["text_encoder"]}
+        z0 = batch_latents(networks.vae, frozen["vae"], batch, each["z"])
+        text = {"params": {**frozen, **params}["text_encoder"]}
         context = networks.text_encoder.apply(text, batch["tokens"]).last_hidden
 
         def net(z_t: Array, timestep: Array) -> Array:
@@ -188,7 +227,7 @@ def denoising_loss(config: LossConfig, noise: NoiseConfig, total: int) -> Callab
     return losses
 
 
-def _start(config: DiffusionObjective) -> Params:
+def _start(config: DiffusionObjective, frozen: Params) -> Params:
     """The networks of the model directory `config.init`, which must be as the config says."""
     model = load_model(config.init)
     ours = config.unet
@@ -202,7 +241,8 @@ def _start(config: DiffusionObjective) -> Params:
     ):
         if here != there:
             raise UserError(f"objective.init={config.init}: its {name} is not objective.{name}")
-    return {"unet": model.unet_params, "text_encoder": model.text[0].params}
+    given = {"unet": model.unet_params, "text_encoder": model.text[0].params}
+    return {name: params for name, params in given.items() if name not in frozen}
 
 
 def _trained(noise: NoiseConfig) -> NoiseConfig:

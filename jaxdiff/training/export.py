@@ -6,12 +6,14 @@ from jaxdiff.convert import check_writable
 from jaxdiff.convert.clip import check_clip_writable
 from jaxdiff.convert.controlnet import check_controlnet_writable
 from jaxdiff.convert.replacing import require_writable_file
+from jaxdiff.convert.text_encoder import check_text_encoder_writable
 from jaxdiff.errors import UserError
 from jaxdiff.training.config import (
     ContrastiveObjective,
     ControlNetMethod,
     FinetuneObjective,
     LoraMethod,
+    SentenceObjective,
     TextualInversionMethod,
     TrainConfig,
 )
@@ -33,6 +35,8 @@ def check_export(config: TrainConfig) -> None:
         check_controlnet_writable(config.export)
     elif isinstance(objective, ContrastiveObjective):
         check_clip_writable(config.export)
+    elif isinstance(objective, SentenceObjective):
+        check_text_encoder_writable(config.export)
     else:
         noise = getattr(objective, "noise", getattr(method, "noise", None))
         check_writable(config.export, noise)

@@ -22,6 +22,7 @@ from jaxdiff.training.config import (
     ContrastiveObjective,
     DiffusionObjective,
     FinetuneObjective,
+    SentenceObjective,
     TrainConfig,
 )
 from jaxdiff.training.config_json import shared_facts
@@ -42,6 +43,7 @@ from jaxdiff.training.metrics import MetricsWriter, Throughput
 from jaxdiff.training.objective import Objective
 from jaxdiff.training.optimizer import make_optimizer
 from jaxdiff.training.parallel import Runner, make_runner
+from jaxdiff.training.sentence import sentence_objective
 from jaxdiff.training.step import Metrics, TrainState
 from jaxdiff.training.workdir import (
     about_run,
@@ -58,6 +60,7 @@ log = logging.getLogger(__name__)
 OBJECTIVES: dict[type, Callable[..., Objective]] = {
     AutoencoderObjective: autoencoder_objective,
     ContrastiveObjective: contrastive_objective,
+    SentenceObjective: sentence_objective,
     DiffusionObjective: diffusion_objective,
     FinetuneObjective: finetune_objective,
 }

@@ -6,32 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from sentences import SHAPE, write_sentences, write_shape, write_tokenizer
+from tokenizers import Tokenizer
 from torch_parity import scattered
 
 from jaxdiff.convert.sentence import Sentences, load_sentences
 from jaxdiff.errors import UserError
 from jaxdiff.models import SentenceEncoderConfig, network
-
-_SHAPE = dict(
-    vocab_size=40,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=16,
-)
-_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "kit", "##ten", "red", "heart")
-
-
-def _write_tokenizer(folder):
-    vocab = {word: number for number, word in enumerate(_WORDS)}
-    backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer()
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    backend.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
-    backend.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +21,9 @@ def folder(tmp_path_factory):
     import transformers
 
     path = tmp_path_factory.mktemp("sentences")
-    module = scattered(lambda: transformers.BertModel(transformers.BertConfig(**_SHAPE)))
+    module = scattered(lambda: transformers.BertModel(transformers.BertConfig(**SHAPE)))
     module.save_pretrained(path)
-    _write_tokenizer(path)
+    write_tokenizer(path)
     return path, module
 
 
@@ -80,8 +61,8 @@ def test_padding_changes_nothing(folder):
 @pytest.fixture
 def bare(tmp_path):
     """A folder that says all but the weights."""
-    (tmp_path / "config.json").write_text(json.dumps(_SHAPE | {"model_type": "bert"}))
-    _write_tokenizer(tmp_path)
+    write_shape(tmp_path)
+    write_tokenizer(tmp_path)
     (tmp_path / "1_Pooling").mkdir()
     _write_pooling(tmp_path, "pooling_mode_mean_tokens")
     _write_modules(tmp_path, "Transformer", "Pooling", "Normalize")
@@ -99,11 +80,6 @@ def _write_modules(folder, *steps):
     (folder / "modules.json").write_text(json.dumps(content))
 
 
-def _write_shape(folder, **changed):
-    content = _SHAPE | {"model_type": "bert"} | changed
-    (folder / "config.json").write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -118,8 +94,8 @@ def _write_shape(folder, **changed):
         (lambda f: _write_pooling(f), "no pooling; only"),
         (lambda f: _write_modules(f, "Transformer", "Pooling", "Dense"), "Pooling, Dense; known"),
         (lambda f: (f / "modules.json").write_text("{}"), "a JSON array, not a dict"),
-        (lambda f: _write_shape(f, model_type="roberta"), "model_type 'roberta' is not 'bert'"),
-        (lambda f: _write_shape(f, vocab_size=9), "has 10 tokens, the encoder beside it 9"),
+        (lambda f: write_shape(f, model_type="roberta"), "model_type 'roberta' is not 'bert'"),
+        (lambda f: write_shape(f, vocab_size=9), "has 10 tokens, the encoder beside it 9"),
     ],
 )
 def test_other_folders_are_refused(spoil, said, bare):
@@ -128,11 +104,18 @@ def test_other_folders_are_refused(spoil, said, bare):
         load_sentences(bare)
 
 
+def test_it_is_read_without_torch(tmp_path):
+    write_sentences(tmp_path)
+    ours = load_sentences(tmp_path)
+    out = jax.jit(network(ours.config).apply)({"params": ours.params}, *ours.tokens(["a cat"], 8))
+    np.testing.assert_allclose(np.linalg.norm(out.embedding, axis=1), 1, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [0, 17])
 def test_texts_of_a_length_without_positions_are_refused(length, bare):
     """Beyond the table of positions XLA would read its last row, or no number at all."""
     backend = Tokenizer.from_file(str(bare / "tokenizer.json"))
-    ours = Sentences(SentenceEncoderConfig(**_SHAPE), {}, backend)
+    ours = Sentences(SentenceEncoderConfig(**SHAPE), {}, backend)
     with pytest.raises(UserError, match=f"{length} tokens: this sentence encoder reads 1 to 16"):
         ours.tokens(["red cat"], length)
 
