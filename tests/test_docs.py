@@ -9,6 +9,7 @@ import tyro
 
 import train
 from jaxdiff.convert import __main__ as convert
+from jaxdiff.data.words import Arguments as Words
 from jaxdiff.evaluate import arguments as evaluate
 from jaxdiff.pipelines.cli import Arguments
 from jaxdiff.presets import PRESETS
@@ -16,7 +17,7 @@ from jaxdiff.training.hosts import split_flags
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("models/*/*.md")])
-_MODULE, _FILE = r"python -m jaxdiff\.(\w+) ", r"python jaxdiff/\1/__main__.py "
+_MODULE = r"python -m (jaxdiff[.\w]*) "
 _PARSERS = {
     "train.py": lambda arguments: train.parse(split_flags(arguments)[1]),
     "sample.py": lambda arguments: tyro.cli(Arguments, args=arguments, use_underscores=False),
@@ -26,6 +27,7 @@ _PARSERS = {
     "jaxdiff/evaluate/__main__.py": lambda arguments: tyro.cli(
         evaluate.Arguments, args=arguments, use_underscores=False
     ),
+    "jaxdiff/data/words.py": lambda arguments: tyro.cli(Words, args=arguments),
     "benchmarks/concept_hit_rate.py": None,
     "benchmarks/grids.py": None,
     "benchmarks/input.py": None,
@@ -36,13 +38,18 @@ _PARSERS = {
 }
 
 
+def _file(module):
+    path = module[1].replace(".", "/")
+    return f"python {path}{'/__main__' if (_ROOT / path).is_dir() else ''}.py "
+
+
 def _commands():
     """(document, script, arguments) of every `$ ... python SCRIPT ARGUMENTS` in a console block."""
     for document in _DOCUMENTS:
         for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
             for line in re.findall(r"^\$ (.*)$", block.replace("\\\n", " "), re.MULTILINE):
                 for part in line.split("&&"):
-                    words = shlex.split(re.sub(_MODULE, _FILE, part), comments=True)
+                    words = shlex.split(re.sub(_MODULE, _file, part), comments=True)
                     if words[:1] == ["python"] and words[1].endswith(".py"):
                         yield pytest.param(words[1], words[2:], id=f"{document.name}: {line[:60]}")
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 
 from jaxdiff.data.captions import emoji_caption
-from jaxdiff.data.icons import ICON_SETS, PERMISSIVE, fetch, read_archive, visible_icons
+from jaxdiff.data.icons import ICON_SETS, PERMISSIVE, read_archive, visible_icons
 from jaxdiff.data.images import decode_image, encode_png, square
 from jaxdiff.data.naming import Vocabulary
+from jaxdiff.data.npm import fetch
 from jaxdiff.errors import choose
 
 HELD_OUT_SHARE = 0.05

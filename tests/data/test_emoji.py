@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from jaxdiff.data import icons
+from jaxdiff.data import icons, npm
 from jaxdiff.data.naming import Vocabulary, fxemoji_names
 from jaxdiff.data.pipeline import DataConfig, make_source
 from jaxdiff.data.sources import captions_of
@@ -118,7 +118,7 @@ def test_a_changed_package_is_refused(tmp_path):
     icon_set = icons.ICON_SETS["noto"]
     (tmp_path / icon_set.archive).write_bytes(b"not what was pinned")
     with pytest.raises(UserError, match="SHA-512 differs"):
-        icons.fetch(icon_set, tmp_path)
+        npm.fetch(icon_set, tmp_path)
 
 
 def test_failing_npm_is_one_line(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_failing_npm_is_one_line(tmp_path, monkeypatch):
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UserError, match=r"could not fetch @iconify-json/noto@.*ENOTFOUND"):
-        icons.fetch(icons.ICON_SETS["noto"], tmp_path / "npm-files")
+        npm.fetch(icons.ICON_SETS["noto"], tmp_path / "npm-files")
 
 
 def test_svg_is_centred_in_a_square():

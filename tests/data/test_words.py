@@ -1,0 +1,70 @@
+"""Lines of WordNet: what can be drawn, by its names and by what is said of it."""
+
+import base64
+import hashlib
+import io
+import tarfile
+
+import pytest
+
+from jaxdiff.data import words
+
+DATA = """\
+  1 This software and database is being provided to you, the LICENSEE, by
+02124272 05 n 02 kitten 0 kitty 1 001 @ 02121808 n 0000 | (young) a young domestic cat; "aw"
+02960352 06 n 02 car 0 motor_vehicle 0 001 @ 03791235 n 0000 | a motor vehicle with four wheels
+01740000 03 n 01 entity 0 000 | that which is perceived or known
+02123785 05 n 02 genus_Felis 0 Felis 0 000 | type genus of the Felidae
+"""
+
+
+@pytest.fixture
+def wordnet(tmp_path, monkeypatch):
+    """A small WordNet, as if fetched."""
+    monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path))
+    path = tmp_path / "downloads" / "npm" / words.WORDNET.archive
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo("package/dict/data.noun")
+        info.size = len(DATA.encode())
+        archive.addfile(info, io.BytesIO(DATA.encode()))
+    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+    monkeypatch.setattr(words, "WORDNET", words.WORDNET._replace(integrity=f"sha512-{digest}"))
+
+
+def test_names_and_what_they_are(wordnet, tmp_path, capsys):
+    out = tmp_path / "words.txt"
+    assert words.main([str(out), "--captions", "shapes@heldout", "--times", "2"]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[:8] == [
+        "kitten",
+        "kitten, young domestic cat",
+        "kitty",
+        "kitty, young domestic cat",
+        "car",
+        "car, motor vehicle with four wheels",
+        "motor vehicle",
+        "motor vehicle, motor vehicle with four wheels",
+    ]
+    captions = lines[8:]
+    assert captions[: len(captions) // 2] == captions[len(captions) // 2 :]
+    assert f"wrote {out}: {len(lines)} lines" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--times", "0"], "--times must be at least 1"),
+        (["--captions", "emoji/noto"], "should be SOURCE@SPLIT"),
+        (["--captions", "shapes@nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input(extra, said, wordnet, tmp_path, capsys):
+    assert words.main([str(tmp_path / "out.txt"), *extra]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_place_that_cannot_be_written(wordnet, tmp_path, capsys):
+    assert words.main([str(tmp_path / "nowhere" / "out.txt")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
