@@ -94,7 +94,7 @@ emoji64 = TrainConfig(
     num_steps=30_000,
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_steps=500),
     ema=EMAConfig(decay=0.999),
-    preview=PreviewConfig(every=1000, prompts=SHOWN),
+    preview=PreviewConfig(every=1000, prompts=SHOWN, guidance_scale=6.0),
     checkpoint_every=500,
 )
 
@@ -161,7 +161,9 @@ emoji_text = replace(
 # The model that ships, as the teacher of one that draws in four steps.
 emoji64_fast = replace(
     emoji64,
-    objective=FinetuneObjective(method=LoraMethod(rank=32, targets="all"), distil=DistilConfig(50)),
+    objective=FinetuneObjective(
+        method=LoraMethod(rank=32, targets="all"), distil=DistilConfig(50, 6.0)
+    ),
     data=replace(emoji64.data, caption_dropout=0.0),
     name="jaxdiff emoji64-fast",
     num_steps=8000,
@@ -196,9 +198,9 @@ tiny = replace(
     name="jaxdiff tiny",
     licence="",
     num_steps=300,
-    optimizer=replace(emoji64.optimizer, learning_rate=2e-3, warmup_steps=50),
+    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50),
     ema=EMAConfig(decay=0.99),
-    preview=replace(emoji64.preview, every=150, prompts=("a big red circle", "a small blue star")),
+    preview=PreviewConfig(every=150, prompts=("a big red circle", "a small blue star")),
     log_every=20,
     checkpoint_every=100,
 )
