@@ -85,7 +85,7 @@ def test_a_strength_that_takes_no_step_is_refused(tiny_model):
 
 def test_the_shipped_models_defaults():
     expected = Settings(
-        num_steps=25, sampler="dpmpp_2m", schedule="trailing", guidance_scale=4.0, max_chunks=1
+        num_steps=25, sampler="dpmpp_2m", schedule="trailing", guidance_scale=6.0, max_chunks=1
     )
     assert default_settings(load_model(SHIPPED)) == expected
 

@@ -91,6 +91,7 @@ def test_previews_of_a_student_are_at_the_levels_it_is_trained_at(
     np.testing.assert_array_equal(shown, tile(expected, 1))
 
 
+@pytest.mark.slow
 def test_cached_captions_are_taught_alike(run, tmp_path):
     """The loss is the same where text encoders ran once, before training."""
     cached = replace(run, data=replace(run.data, cache=str(tmp_path / "cache")))
