@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,19 +27,17 @@ from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
 or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
+from benchmarks.judge import numbers  # noqa: E402
 from jaxdiff.diffusion.samplers import SAMPLERS  # noqa: E402
 from jaxdiff.errors import choose  # noqa: E402
-from jaxdiff.evaluate.agreement import AT, agreement  # noqa: E402
 from jaxdiff.evaluate.extractors import open_extractor  # noqa: E402
 from jaxdiff.evaluate.features import Extractor, features_of  # noqa: E402
-from jaxdiff.evaluate.measures import Options, measure  # noqa: E402
 from jaxdiff.evaluate.samples import Samples, open_samples  # noqa: E402
 from jaxdiff.evaluate.statistics import Statistics, statistics_of  # noqa: E402
 from jaxdiff.heap import keep_heap  # noqa: E402
 from jaxdiff.models.checks import require_positive  # noqa: E402
 from jaxdiff.pipelines import TextToImage  # noqa: E402
 
-_MEASURES = ("frechet", "kid")
 _TIMED = 3  # batches
 
 
@@ -64,20 +61,6 @@ class Arguments:
     """Guidance; by default what the model recommends."""
     batch: int = 8
     """Pictures of a call whose time is taken."""
-
-
-def numbers(
-    reference: Statistics, features: np.ndarray, extractor: Extractor, captions: list[str]
-) -> dict[str, float]:
-    """The scores of one set of pictures, by name."""
-    scores = measure(reference, features, _MEASURES, Options(few_samples=True))
-    found = {score.name: score.value for score in scores}
-    if extractor.texts is not None:
-        texts = extractor.texts(captions)
-        fit = agreement(features, texts.embeddings, texts.own)
-        found |= {"contrastive score": fit.score}
-        found |= {f"retrieval at {k}": fit.retrieval.get(k, float("nan")) for k in AT}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def images_per_second(pipe: TextToImage, captions: list[str], **settings: Any) -> float:

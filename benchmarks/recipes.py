@@ -1,12 +1,13 @@
 """Which recipe learns fastest: rows that differ in one thing, trained alike, as curves.
 
-    python benchmarks/recipes.py --rows base eps x0 --seeds 0 1 2 --out runs/recipes
+    python benchmarks/recipes.py --rows base eps x0 --seeds 0 1 2 --extractor clip:runs/emoji-clip
 
-A row is the preset `emoji-small` with some options of `train.py`. It is trained in stages; after
-each, the averaged model draws held-out and training pairs, whose concept hit rates
-(`concept_hit_rate.py`) make the curve over the pictures seen. All commands are printed. What is in
-OUT/results.jsonl is not done again, so that a run goes on where it was ended. At last: a table with
-the mean and the standard deviation over seeds, and OUT/curves.png.
+A row is the preset `emoji-small` with some options of `train.py`, or some settings of drawing; rows
+that train alike share one training. It is trained in stages; after each, the averaged model draws
+the held-out pairs and as many training pairs, which the extractor judges (`jaxdiff.evaluate`): the
+curve over the pictures seen. All commands are printed. What is in OUT/results.jsonl is not done
+again, so that a run goes on where it was ended. At last: a table with the mean and the standard
+deviation over seeds, and a picture of curves for each score.
 """
 
 import json
@@ -18,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -26,37 +27,35 @@ import tyro
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from jaxdiff import platform  # noqa: E402
+from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
+
+or_exit(platform.configure)
+
 from benchmarks import markdown  # noqa: E402
 from benchmarks.curves import Axis, curves  # noqa: E402
-from jaxdiff.cli import exit_code  # noqa: E402
+from benchmarks.judge import Judge  # noqa: E402
+from benchmarks.recipe_rows import PRESET, ROWS, Row  # noqa: E402
 from jaxdiff.errors import UserError, choose  # noqa: E402
 
-PRESET = "emoji-small"
 BATCH = 32  # pictures of a step, as the preset has it
-ROWS: dict[str, str] = {
-    "base": "",
-    "eps": "--objective.noise.prediction eps",
-    "x0": "--objective.noise.prediction x0",
-    "flow": "--objective.noise.schedule flow --objective.noise.prediction flow",
-    "flow as SD3": "--objective.noise.schedule flow --objective.noise.prediction flow "
-    "--objective.loss.level-mean 0.0 --objective.loss.level-std 1.0",
-    "edm": "--objective.noise.prediction edm --objective.noise.sigma-data 1.0",
-    "min-snr": "--objective.loss.weighting min_snr",
-    "sigmoid": "--objective.loss.weighting sigmoid",
-    "levels stratified": "--objective.loss.levels stratified --objective.loss.level-mean None "
-    "--objective.loss.level-std None",
-    "levels mean 0": "--objective.loss.level-mean 0.0",
-    "ema 0.99": "--ema.decay 0.99",
-    "ema 0.9999": "--ema.decay 0.9999",
-    "dropout 0": "--data.caption-dropout 0.0",
-    "dropout 0.2": "--data.caption-dropout 0.2",
-    "rate 5e-4": "--optimizer.learning-rate 5e-4",
-    "rate 2e-3": "--optimizer.learning-rate 2e-3",
-}
-KINDS = {
-    "held out": "generated, held-out pairs",
-    "seen": "generated, training pairs",
-}
+
+
+class Measured(NamedTuple):
+    """A column of the table and a picture of curves."""
+
+    name: str
+    """As `judge.Judge` calls it."""
+    form: str
+    """How its numbers are written."""
+    factor: float = 1.0
+
+
+COLUMNS = (
+    Measured("Fréchet distance, held out", "{x:.3f}"),
+    Measured("retrieval at 10, held out", "{x:.1f}%", 100),
+    Measured("retrieval at 10, seen", "{x:.1f}%", 100),
+)
 
 
 @dataclass(frozen=True)
@@ -67,33 +66,41 @@ class Arguments:
     """Which."""
     seeds: tuple[int, ...] = (0,)
     """One training of every row for each."""
-    steps: int = 8000
+    steps: int = 2400
     """Of every training."""
-    stages: int = 4
+    stages: int = 3
     """Points of a curve."""
     count: int = 381
-    """Pictures drawn for each hit rate."""
+    """Pictures of held-out pairs, and of training pairs, that are drawn for each point."""
+    extractor: str = "clip:runs/emoji-clip"
+    """What looks at the pictures, as `python -m jaxdiff.evaluate` names it; reads texts."""
     out: Path = Path("runs/recipes")
-    """Work directories, results.jsonl, curves.png."""
+    """Work directories, results.jsonl, curves."""
 
 
-def train_and_score(args: Arguments, row: str, seed: int) -> Iterator[dict[str, Any]]:
+def train_and_score(args: Arguments, judge: Judge, name: str, seed: int) -> Iterator[dict]:
     """Train a row by stages; yields what each stage scored."""
-    home = args.out / f"{row.replace(' ', '-')}-{seed}"
+    row = ROWS[name]
     for stage in range(1, args.stages + 1):
         steps = args.steps * stage // args.stages
-        if not _known(args.out, row, seed, steps):
-            model, scores = home / f"model-{steps}", home / f"scores-{steps}.json"
-            options = ["--seed", seed, "--num-steps", steps, "--data.cache", args.out / "cache"]
-            places = ["--workdir", home / "run", "--export", model]
-            _command(home, "train.py", PRESET, *ROWS[row].split(), *options, *places)
-            _require_step(model, steps)
-            how = ["--model", model, "--count", args.count, "--json", scores]
-            _command(home, "benchmarks/concept_hit_rate.py", *how)
-            found = json.loads(scores.read_text())
-            rates = {kind: found[name]["hits"] / args.count for kind, name in KINDS.items()}
-            told = {"row": row, "options": ROWS[row], "seed": seed, "count": args.count}
-            yield {**told, "pictures": steps * BATCH, **rates}
+        if not _known(args.out, name, seed, steps):
+            model = train(args, row, seed, steps)
+            scores = judge.scores(model, seed, **row.settings)
+            told = {"row": name, **asked(args, row), "seed": seed, "pictures": steps * BATCH}
+            yield {**told, "scores": scores}
+
+
+def train(args: Arguments, row: Row, seed: int, steps: int) -> Path:
+    """The model of a row at a step, trained unless it is there."""
+    first = next(name for name, other in ROWS.items() if other.options == row.options)
+    home = args.out / f"{first.replace(' ', '-')}-{seed}"
+    model = home / f"model-{steps}"
+    if not model.is_dir():
+        options = ["--seed", seed, "--num-steps", steps, "--data.cache", args.out / "cache"]
+        places = ["--workdir", home / "run", "--export", model]
+        _command(home, "train.py", PRESET, *row.options.split(), *options, *places)
+    _require_step(model, steps)
+    return model
 
 
 def _command(home: Path, *words: Any) -> None:
@@ -133,6 +140,13 @@ def results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def asked(args: Arguments, row: Row) -> dict[str, Any]:
+    """All that a row's result depends on, but for its seed and step; JSON values."""
+    settings = json.loads(json.dumps(row.settings))
+    about = {"count": args.count, "extractor": args.extractor}
+    return {"options": row.options, "settings": settings, **about}
+
+
 def require_alike(args: Arguments) -> None:
     """Refuse to go on with results that were had otherwise.
 
@@ -140,7 +154,7 @@ def require_alike(args: Arguments) -> None:
       UserError: a row has other options now, or another count of pictures was drawn.
     """
     for known in results(args.out):
-        now = {"options": ROWS.get(known["row"]), "count": args.count}
+        now = asked(args, ROWS[known["row"]]) if known["row"] in ROWS else {"options": None}
         for name, value in now.items():
             if known[name] != value:
                 raise UserError(
@@ -154,11 +168,12 @@ def _known(out: Path, row: str, seed: int, steps: int) -> bool:
     return any((r["row"], r["seed"], r["pictures"]) == wanted for r in results(out))
 
 
-def lines(found: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[float, float]]]:
-    """Row -> (thousands of pictures seen, mean percentage over seeds), in order."""
+def lines(found: list[dict[str, Any]], column: Measured) -> dict[str, list[tuple[float, float]]]:
+    """Row -> (thousands of pictures seen, mean over seeds), in order."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in found:
-        values[result["row"]][result["pictures"]].append(100 * result[kind])
+        value = column.factor * result["scores"][column.name]
+        values[result["row"]][result["pictures"]].append(value)
     return {
         row: [(count / 1000, float(np.mean(each[count]))) for count in sorted(each)]
         for row, each in values.items()
@@ -168,39 +183,47 @@ def lines(found: list[dict[str, Any]], kind: str) -> dict[str, list[tuple[float,
 def table(found: list[dict[str, Any]]) -> str:
     """A line per row: the last stage, over seeds."""
     last = max(result["pictures"] for result in found)
-    out = [markdown.head("recipe", "options", *KINDS, "seeds")]
-    for row in dict.fromkeys(result["row"] for result in found):
-        ends = [r for r in found if r["row"] == row and r["pictures"] == last]
+    out = [markdown.head("recipe", "differs in", *(each.name for each in COLUMNS), "seeds")]
+    for row in ROWS:
+        ends = [r["scores"] for r in found if r["row"] == row and r["pictures"] == last]
         if ends:
-            cells = [_shown([100 * r[kind] for r in ends]) for kind in KINDS]
-            out.append(markdown.row(row, f"`{ROWS[row]}`", *cells, str(len(ends))))
+            cells = [_shown([end[each.name] for end in ends], each) for each in COLUMNS]
+            out.append(markdown.row(row, ROWS[row].told, *cells, str(len(ends))))
     return "\n".join(out)
 
 
-def _shown(values: list[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}%{spread}"
+def _shown(values: list[float], column: Measured) -> str:
+    scaled = column.factor * np.array(values)
+    spread = f" ± {column.form.format(x=scaled.std(ddof=1))}" if len(values) > 1 else ""
+    return column.form.format(x=scaled.mean()) + spread
+
+
+def draw_curves(found: list[dict[str, Any]], out: Path) -> None:
+    """OUT/curves-1.png and so on, one for each column."""
+    for number, column in enumerate(COLUMNS, 1):
+        axes = Axis("thousand pictures"), Axis(column.name, column.form)
+        drawn = curves(lines(found, column), f"{PRESET}, recipes at equal compute", *axes)
+        drawn.savefig(out / f"curves-{number}.png")
 
 
 def main(words: list[str]) -> int:
     """Run the command line; 0 on success, 2 on bad input."""
 
     def run() -> None:
-        args = tyro.cli(Arguments, args=words)
+        args = parse_or_explain(lambda: tyro.cli(Arguments, args=words))
         for row in args.rows:
             choose("row", row, ROWS)
         args.out.mkdir(parents=True, exist_ok=True)
         require_alike(args)
+        judge = Judge(args.extractor, args.count)
         for seed in args.seeds:
             for row in args.rows:
-                for result in train_and_score(args, row, seed):
+                for result in train_and_score(args, judge, row, seed):
                     with (args.out / "results.jsonl").open("a") as file:
                         file.write(json.dumps(result) + "\n")
         found = results(args.out)
         print(table(found))
-        drawn = lines(found, "held out")
-        axes = Axis("thousand pictures"), Axis("held-out hit rate", "{x:.0f}%")
-        curves(drawn, f"{PRESET}, recipes at equal compute", *axes).savefig(args.out / "curves.png")
+        draw_curves(found, args.out)
 
     return exit_code(run)
 

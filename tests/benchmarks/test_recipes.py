@@ -7,10 +7,18 @@ import pytest
 import train
 from benchmarks import recipes
 from benchmarks.curves import Axis, curves
-from benchmarks.recipes import PRESET, ROWS, lines, main, table
+from benchmarks.recipe_rows import PRESET, ROWS
+from benchmarks.recipes import COLUMNS, lines, main, table
+from jaxdiff.pipelines.settings import Settings
 
+FRECHET, HELD, SEEN = (column.name for column in COLUMNS)
 FOUND = [
-    {"row": row, "seed": seed, "pictures": pictures, "held out": held, "seen": 2 * held}
+    {
+        "row": row,
+        "seed": seed,
+        "pictures": pictures,
+        "scores": {FRECHET: 1 - held, HELD: held, SEEN: 2 * held},
+    }
     for row, seed, pictures, held in (
         ("base", 0, 1000, 0.1),
         ("base", 0, 2000, 0.2),
@@ -21,20 +29,22 @@ FOUND = [
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_rows_are_options_of_the_preset(row, tmp_path):
-    run = train.parse([PRESET, "--workdir", str(tmp_path), *ROWS[row].split()])
+def test_rows_are_options_of_the_preset_and_settings(row, tmp_path):
+    run = train.parse([PRESET, "--workdir", str(tmp_path), *ROWS[row].options.split()])
     plain = train.parse([PRESET, "--workdir", str(tmp_path)])
-    assert (run == plain) == (row == "base")
+    assert (run == plain) == (ROWS[row].options == "")
+    Settings(**ROWS[row].settings)
+    assert bool(ROWS[row].told) == (row != "base")
 
 
 def test_the_table_has_the_last_stage_over_seeds():
     rows = table(FOUND).splitlines()
-    assert rows[2] == "| base | `` | 25.0% ± 7.1 | 50.0% ± 14.1 | 2 |"
-    assert rows[3] == f"| eps | `{ROWS['eps']}` | 5.0% | 10.0% | 1 |"
+    assert rows[2] == "| base |  | 0.750 ± 0.071 | 25.0% ± 7.1% | 50.0% ± 14.1% | 2 |"
+    assert rows[3] == f"| eps | {ROWS['eps'].told} | 0.950 | 5.0% | 10.0% | 1 |"
 
 
 def test_curves_are_means_over_seeds():
-    drawn = lines(FOUND, "held out")
+    drawn = lines(FOUND, COLUMNS[1])
     assert drawn["base"] == [(1.0, pytest.approx(10)), (2.0, pytest.approx(25))]
 
 
@@ -52,23 +62,14 @@ def test_an_unknown_row_is_refused(tmp_path, capsys):
     assert "unknown row 'epsilon'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("options", "count", "said"),
-    [
-        ("--seed 1", 4, "had options '--seed 1'"),
-        (ROWS["eps"], 500, "had count 500, now 4"),
-    ],
-)
-def test_results_had_otherwise_are_refused(options, count, said, tmp_path, capsys):
-    known = FOUND[-1] | {"options": options, "count": count}
-    (tmp_path / "results.jsonl").write_text(json.dumps(known) + "\n")
-    assert main(["--rows", "eps", "--count", "4", "--out", str(tmp_path)]) == 2
-    assert said in capsys.readouterr().err
+def test_an_extractor_that_reads_no_texts_is_refused(tmp_path, capsys):
+    assert main(["--extractor", "pixels", "--out", str(tmp_path)]) == 2
+    assert "reads no texts" in capsys.readouterr().err
 
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What would be run: a training ends at `commands.step`, two pictures of four hit."""
+    """What would be run: a training ends at `commands.step`, and every score is 0.5."""
 
     class Commands(list):
         step = 100
@@ -76,34 +77,65 @@ def commands(monkeypatch):
         def __call__(self, home, *words):
             self.append(words[0])
             named = dict(zip(words, words[1:], strict=False))
-            if words[0] == "train.py":
-                named["--export"].mkdir(parents=True)
-                told = {"training": {"step": self.step}}
-                (named["--export"] / "jaxdiff.json").write_text(json.dumps(told))
-            else:
-                rates = {name: {"hits": 2} for name in recipes.KINDS.values()}
-                named["--json"].write_text(json.dumps(rates))
+            named["--export"].mkdir(parents=True)
+            told = {"training": {"step": self.step}}
+            (named["--export"] / "jaxdiff.json").write_text(json.dumps(told))
 
-    ours = Commands()
+    class Judge:
+        def __init__(self, extractor, count):
+            self.settings = settings
+
+        def scores(self, model, seed, **given):
+            settings.append(given)
+            return dict.fromkeys((FRECHET, HELD, SEEN), 0.5)
+
+    ours, settings = Commands(), []
+    ours.settings = settings
     monkeypatch.setattr(recipes, "_command", ours)
+    monkeypatch.setattr(recipes, "Judge", Judge)
     return ours
 
 
+def ask(tmp_path, *rows):
+    """The words for rows of one short training."""
+    return ["--rows", *rows, "--steps", "100", "--stages", "1", "--out", str(tmp_path)]
+
+
 def test_what_is_known_is_not_done_again(commands, tmp_path, capsys):
-    asked = ["--rows", "eps", "--count", "4", "--steps", "100", "--stages", "1"]
-    asked += ["--out", str(tmp_path)]
-    assert main(asked) == 0
-    assert commands == ["train.py", "benchmarks/concept_hit_rate.py"]
-    assert (tmp_path / "curves.png").is_file()
-    assert main(asked) == 0
-    assert len(commands) == 2
-    assert "| 50.0% | 50.0% | 1 |" in capsys.readouterr().out
+    assert main(ask(tmp_path, "eps")) == 0
+    assert commands == ["train.py"]
+    assert (tmp_path / "curves-1.png").is_file()
+    assert main(ask(tmp_path, "eps")) == 0
+    assert len(commands) == 1 and len(commands.settings) == 1
+    assert "| 0.500 | 50.0% | 50.0% | 1 |" in capsys.readouterr().out
+
+
+def test_rows_that_train_alike_share_a_training(commands, tmp_path):
+    assert main(ask(tmp_path, "base", "guidance 3")) == 0
+    assert commands == ["train.py"]
+    assert commands.settings == [{}, {"guidance_scale": 3.0}]
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"options": "--seed 1"}, "had options '--seed 1'"),
+        ({"count": 500}, "had count 500, now 381"),
+        ({"extractor": "clip:other"}, "had extractor 'clip:other'"),
+        ({"row": "forgotten"}, "row 'forgotten' had options"),
+    ],
+)
+def test_results_had_otherwise_are_refused(known, said, commands, tmp_path, capsys):
+    assert main(ask(tmp_path, "eps")) == 0
+    file = tmp_path / "results.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_text()) | known) + "\n")
+    assert main(ask(tmp_path, "eps")) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_model_of_another_step_is_refused(commands, tmp_path, capsys):
     """Its curve would be of more pictures than it says."""
     commands.step = 200
-    asked = ["--rows", "eps", "--steps", "100", "--stages", "1", "--out", str(tmp_path)]
-    assert main(asked) == 2
+    assert main(ask(tmp_path, "eps")) == 2
     assert "is of step 200, not 100" in capsys.readouterr().err
     assert not (tmp_path / "results.jsonl").exists()

@@ -32,23 +32,34 @@ def wordnet(tmp_path, monkeypatch):
     monkeypatch.setattr(words, "WORDNET", words.WORDNET._replace(integrity=f"sha512-{digest}"))
 
 
-def test_names_and_what_they_are(wordnet, tmp_path, capsys):
+def test_names_as_captions(wordnet, tmp_path, capsys):
+    """Every name with and without article in turn, and in a style; captions in all their forms."""
     out = tmp_path / "words.txt"
     assert words.main([str(out), "--captions", "shapes@heldout", "--times", "2"]) == 0
     lines = out.read_text().splitlines()
     assert lines[:8] == [
         "kitten",
-        "kitten, young domestic cat",
-        "kitty",
-        "kitty, young domestic cat",
+        "kitten, noto style",
+        "a kitty",
+        "kitty, fluent style",
         "car",
-        "car, motor vehicle with four wheels",
-        "motor vehicle",
-        "motor vehicle, motor vehicle with four wheels",
+        "car, twemoji style",
+        "the motor vehicle",
+        "motor vehicle, emojione style",
     ]
     captions = lines[8:]
-    assert captions[: len(captions) // 2] == captions[len(captions) // 2 :]
+    given = [line for line in captions if not line.startswith(("a ", "an ", "the "))]
+    assert all(given.count(line) >= 2 for line in given)
+    assert {f"the {line}" for line in given} <= set(captions)
     assert f"wrote {out}: {len(lines)} lines" in capsys.readouterr().out
+
+
+def test_what_names_mean(wordnet, tmp_path):
+    out = tmp_path / "words.txt"
+    assert words.main([str(out), "--glosses"]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[2] == "kitten, young domestic cat"
+    assert lines[11] == "motor vehicle, motor vehicle with four wheels"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxdiff.errors import UserError
 from jaxdiff.evaluate.extractors import open_extractor
 from jaxdiff.models import TextEncoderConfig, VisionEncoderConfig
 from jaxdiff.training.config import ContrastiveObjective, EMAConfig, OptimizerConfig, TrainConfig
-from jaxdiff.training.contrastive import multi_positive_loss
+from jaxdiff.training.contrastive import multi_positive_loss, random_crops
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,24 @@ def test_pictures_of_one_caption_are_no_wrong_answers():
     losses, metrics = multi_positive_loss(best, tokens)
     np.testing.assert_allclose(losses, [np.log(2), np.log(2), 0], atol=1e-5)
     np.testing.assert_array_equal(metrics["found"], 1)
+
+
+def test_crops_are_squares_of_their_picture():
+    """A slope stays a slope: steeper by 1 / side, within what the picture has."""
+    slope = jnp.broadcast_to(jnp.arange(32.0)[:, None, None], (8, 32, 32, 3))
+    keys = jax.random.split(jax.random.key(0), 8)
+    cut = np.asarray(random_crops(slope, keys, 0.5))
+    steps = np.diff(cut[:, 2:-2, 0, 0], axis=1)
+    np.testing.assert_allclose(steps, np.broadcast_to(steps[:, :1], steps.shape), atol=1e-4)
+    assert len(set(steps[:, 0].round(4))) == 8 and 0.5 <= steps.min() and steps.max() <= 1
+    assert cut.min() >= 0 and cut.max() <= 31
+    np.testing.assert_allclose(random_crops(slope, keys, 0.5)[3:4], cut[3:4])
+    np.testing.assert_allclose(random_crops(slope[:1], keys[:1], 1.0), slope[:1], atol=1e-5)
+
+
+def test_a_crop_of_nothing_is_refused(run):
+    with pytest.raises(UserError, match=r"objective.smallest_crop must be above 0"):
+        replace(run.objective, smallest_crop=0.0)
 
 
 @pytest.mark.parametrize(

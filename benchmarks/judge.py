@@ -1,0 +1,85 @@
+"""What a model draws of the emoji's pairs, scored by an extractor that reads texts."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdiff.errors import UserError
+from jaxdiff.evaluate.agreement import AT, agreement
+from jaxdiff.evaluate.extractors import open_extractor
+from jaxdiff.evaluate.features import Extractor, features_of
+from jaxdiff.evaluate.measures import Options, measure
+from jaxdiff.evaluate.samples import open_samples
+from jaxdiff.evaluate.statistics import Statistics, statistics_of
+from jaxdiff.pipelines import TextToImage
+
+_CORPUS = "emoji/permissive"
+SPLITS = {"held out": "heldout", "seen": "train"}
+
+
+class Pairs(NamedTuple):
+    """Some pairs of a split: their real pictures as the extractor sees them, and their captions."""
+
+    reference: Statistics
+    captions: list[str]
+
+
+def numbers(
+    reference: Statistics,
+    features: np.ndarray,
+    extractor: Extractor,
+    captions: list[str],
+    measures: tuple[str, ...] = ("frechet", "kid"),
+) -> dict[str, float]:
+    """The scores of one set of pictures, by name; those that cannot be had are left out."""
+    scores = measure(reference, features, measures, Options(few_samples=True))
+    found = {score.name: score.value for score in scores}
+    if extractor.texts is not None:
+        texts = extractor.texts(captions)
+        fit = agreement(features, texts.embeddings, texts.own)
+        found |= {"contrastive score": fit.score}
+        found |= {f"retrieval at {k}": fit.retrieval.get(k, float("nan")) for k in AT}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+class Judge:
+    """Draws pairs with a model and scores them.
+
+    Args:
+      extractor: what looks at the pictures; reads texts.
+      count: pairs of each split, the same for every model.
+
+    Raises:
+      UserError: the extractor reads no texts, or there are fewer held-out pairs.
+    """
+
+    def __init__(self, extractor: str, count: int) -> None:
+        self.extractor, self.count = open_extractor(extractor), count
+        if self.extractor.texts is None:
+            raise UserError(f"the extractor {self.extractor.name} reads no texts; give clip:FOLDER")
+
+    @cached_property
+    def pairs(self) -> dict[str, Pairs]:
+        """By "held out" and "seen"."""
+        return {kind: self._pairs(split) for kind, split in SPLITS.items()}
+
+    def _pairs(self, split: str) -> Pairs:
+        real = open_samples(f"{_CORPUS}@{split}")
+        if real.count < self.count:
+            raise UserError(f"count is {self.count}; {real.name} has {real.count} pictures")
+        at = np.sort(np.random.default_rng(0).permutation(real.count)[: self.count])
+        captions, features = real.captions(), features_of(real, self.extractor)[at]
+        statistics = statistics_of(features, self.extractor.name, real.size)
+        return Pairs(statistics, [captions[i] for i in at])
+
+    def scores(self, model: Path, seed: int = 0, **settings: Any) -> dict[str, float]:
+        """Scores by "NAME, SPLIT"; picture i has the seed `seed` N + i."""
+        pipe = TextToImage.load(model)
+        seeds, found = range(seed * self.count, (seed + 1) * self.count), {}
+        for kind, pairs in self.pairs.items():
+            features = self.extractor([pipe(pairs.captions, seeds, **settings)])
+            each = numbers(pairs.reference, features, self.extractor, pairs.captions)
+            found |= {f"{name}, {kind}": value for name, value in each.items()}
+        return found

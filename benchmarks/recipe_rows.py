@@ -1,0 +1,59 @@
+"""The rows of `recipes.py`: what each differs in from the preset."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PRESET = "emoji-small"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe."""
+
+    options: str = ""
+    """Of `train.py`, in which its training differs from the preset's."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of drawing, in which it differs from what the model recommends."""
+
+    @property
+    def told(self) -> str:
+        """Both, for a table."""
+        drawn = (f"{name} {value}" for name, value in self.settings.items())
+        return ", ".join(f"`{each}`" for each in (self.options, *drawn) if each)
+
+
+_FLOW = "--objective.noise.schedule flow --objective.noise.prediction flow"
+# Encoders that stay as they are, trained beforehand: docs/training.md says how.
+_SMALL_TEXT = (
+    "--objective.text runs/emoji-text --objective.unet.cross-attention-dim 192 "
+    "--objective.text-encoder.vocab-size 4096 --objective.text-encoder.eos-token-id 4095 "
+    "--objective.text-encoder.hidden-size 192 --objective.text-encoder.intermediate-size 768 "
+    "--objective.text-encoder.num-hidden-layers 3 --objective.text-encoder.num-attention-heads 3"
+)
+
+ROWS: dict[str, Row] = {
+    "base": Row(),
+    "eps": Row("--objective.noise.prediction eps"),
+    "x0": Row("--objective.noise.prediction x0"),
+    "flow": Row(_FLOW),
+    "flow as SD3": Row(f"{_FLOW} --objective.loss.level-mean 0.0 --objective.loss.level-std 1.0"),
+    "edm": Row("--objective.noise.prediction edm --objective.noise.sigma-data 1.0"),
+    "min-snr": Row("--objective.loss.weighting min_snr"),
+    "sigmoid": Row("--objective.loss.weighting sigmoid"),
+    "levels uniform": Row(
+        "--objective.loss.levels stratified --objective.loss.level-mean None "
+        "--objective.loss.level-std None"
+    ),
+    "levels mean 0": Row("--objective.loss.level-mean 0.0"),
+    "ema 0.99": Row("--ema.decay 0.99"),
+    "ema 0.9999": Row("--ema.decay 0.9999"),
+    "dropout 0": Row("--data.caption-dropout 0.0"),
+    "dropout 0.2": Row("--data.caption-dropout 0.2"),
+    "rate decays": Row("--optimizer.schedule linear"),
+    "rate 5e-4": Row("--optimizer.learning-rate 5e-4"),
+    "rate 2e-3": Row("--optimizer.learning-rate 2e-3"),
+    "text distilled": Row(_SMALL_TEXT),
+    "guidance 1": Row(settings={"guidance_scale": 1.0}),
+    "guidance 3": Row(settings={"guidance_scale": 3.0}),
+    "guidance 9": Row(settings={"guidance_scale": 9.0}),
+}
