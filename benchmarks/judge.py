@@ -1,10 +1,15 @@
-"""What a model draws of the emoji's pairs, scored by an extractor that reads texts."""
+"""What a model draws of the emoji's pairs, scored by an extractor that reads texts.
 
+Axis legend: N pictures, D numbers in a feature.
+"""
+
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxdiff.errors import UserError
 from jaxdiff.evaluate.agreement import AT, agreement
@@ -15,7 +20,7 @@ from jaxdiff.evaluate.samples import open_samples
 from jaxdiff.evaluate.statistics import Statistics, statistics_of
 from jaxdiff.pipelines import TextToImage
 
-_CORPUS = "emoji/permissive"
+CORPUS = "emoji/permissive"
 SPLITS = {"held out": "heldout", "seen": "train"}
 
 
@@ -28,15 +33,15 @@ class Pairs(NamedTuple):
 
 def numbers(
     reference: Statistics,
-    features: np.ndarray,
+    features: Float[np.ndarray, "N D"],
     extractor: Extractor,
-    captions: list[str],
-    measures: tuple[str, ...] = ("frechet", "kid"),
+    captions: list[str] | None,
+    measures: Sequence[str] = ("frechet", "kid"),
 ) -> dict[str, float]:
     """The scores of one set of pictures, by name; those that cannot be had are left out."""
     scores = measure(reference, features, measures, Options(few_samples=True))
     found = {score.name: score.value for score in scores}
-    if extractor.texts is not None:
+    if extractor.texts is not None and captions is not None:
         texts = extractor.texts(captions)
         fit = agreement(features, texts.embeddings, texts.own)
         found |= {"contrastive score": fit.score}
@@ -66,7 +71,7 @@ class Judge:
         return {kind: self._pairs(split) for kind, split in SPLITS.items()}
 
     def _pairs(self, split: str) -> Pairs:
-        real = open_samples(f"{_CORPUS}@{split}")
+        real = open_samples(f"{CORPUS}@{split}")
         if real.count < self.count:
             raise UserError(f"count is {self.count}; {real.name} has {real.count} pictures")
         at = np.sort(np.random.default_rng(0).permutation(real.count)[: self.count])
@@ -74,12 +79,18 @@ class Judge:
         statistics = statistics_of(features, self.extractor.name, real.size)
         return Pairs(statistics, [captions[i] for i in at])
 
-    def scores(self, model: Path, seed: int = 0, **settings: Any) -> dict[str, float]:
-        """Scores by "NAME, SPLIT"; picture i has the seed `seed` N + i."""
-        pipe = TextToImage.load(model)
-        seeds, found = range(seed * self.count, (seed + 1) * self.count), {}
+    def draw(
+        self, pipe: TextToImage, captions: list[str], number: int, **settings: Any
+    ) -> Float[np.ndarray, "N D"]:
+        """Features of set `number` of N pictures, whose picture i has the seed `number` N + i."""
+        seeds = range(number * len(captions), (number + 1) * len(captions))
+        return self.extractor([pipe(captions, seeds, **settings)])
+
+    def scores(self, model: Path, number: int = 0, **settings: Any) -> dict[str, float]:
+        """Scores of one set by "NAME, SPLIT"."""
+        pipe, found = TextToImage.load(model), {}
         for kind, pairs in self.pairs.items():
-            features = self.extractor([pipe(pairs.captions, seeds, **settings)])
+            features = self.draw(pipe, pairs.captions, number, **settings)
             each = numbers(pairs.reference, features, self.extractor, pairs.captions)
             found |= {f"{name}, {kind}": value for name, value in each.items()}
         return found

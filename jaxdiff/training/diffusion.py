@@ -228,7 +228,10 @@ def denoising_loss(config: LossConfig, noise: NoiseConfig, total: int) -> Callab
 
 
 def _start(config: DiffusionObjective, frozen: Params) -> Params:
-    """The networks of the model directory `config.init`, which must be as the config says."""
+    """The networks of the model directory `config.init`, which must be as the config says.
+
+    Those that are frozen come from elsewhere, and may be others there.
+    """
     model = load_model(config.init)
     ours = config.unet
     unet = dataclasses.replace(
@@ -239,7 +242,7 @@ def _start(config: DiffusionObjective, frozen: Params) -> Params:
         ("text_encoder", config.text_encoder, model.text[0].config),
         ("noise", _trained(config.noise), _trained(model.noise)),
     ):
-        if here != there:
+        if here != there and name not in frozen:
             raise UserError(f"objective.init={config.init}: its {name} is not objective.{name}")
     given = {"unet": model.unet_params, "text_encoder": model.text[0].params}
     return {name: params for name, params in given.items() if name not in frozen}
