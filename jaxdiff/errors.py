@@ -46,7 +46,7 @@ def typed_fields(cls: type, values: Mapping[str, Any], source: str) -> dict[str,
       source: where they come from, for the message.
 
     Raises:
-      UserError: a value is of another type, or no finite number.
+      UserError: a value is of another type or length, or no finite number.
     """
     hints = typing.get_type_hints(cls)
     fields = {}
@@ -70,6 +70,8 @@ def _as_type(value: Any, hint: Any) -> Any:
                 pass
         raise TypeError
     if origin is tuple and isinstance(value, list | tuple):
+        if inner[-1] is not ... and len(value) != len(inner):
+            raise TypeError
         return tuple(_as_type(item, inner[0]) for item in value)
     if origin is dict and isinstance(value, dict):
         return {_as_type(k, inner[0]): _as_type(v, inner[1]) for k, v in value.items()}

@@ -25,6 +25,7 @@ class Row:
     word: str = ""
     flag: bool = False
     many: tuple[int, ...] = ()
+    pair: tuple[float, float] = (0.0, 0.0)
     either: int | tuple[int, ...] | None = None
     kind: Literal["a", "b"] = "a"
     table: dict[str, str] | None = None
@@ -37,6 +38,7 @@ class Row:
         ("whole", 3.0, 3),
         ("real", 3, 3.0),
         ("many", [1, 2], (1, 2)),
+        ("pair", [1, 2.5], (1.0, 2.5)),
         ("either", [1], (1,)),
         ("either", None, None),
         ("kind", "b", "b"),
@@ -58,6 +60,8 @@ def test_values_that_fit(name, given, expected):
         ("real", float("nan")),
         ("real", "x"),
         ("word", 3),
+        ("pair", [1]),
+        ("pair", [1, 2, 3]),
         ("flag", 1),
         ("many", 3),
         ("many", ["a"]),

@@ -19,6 +19,7 @@ from jaxdiff.provenance import (
     source_type,
     write_png,
 )
+from jaxdiff.provenance.recipe import used
 
 RECIPE = Recipe(
     prompt="cat face, twemoji style",
@@ -60,7 +61,17 @@ def test_a1111_text():
     )
     plain = a1111_text(dataclasses.replace(RECIPE, schedule="trailing"))
     assert "Sampler: DPM++ 2M, Schedule type: trailing, CFG" in plain
-    assert "Negative" not in plain
+    assert "Negative" not in plain and "interval" not in plain
+    text = a1111_text(dataclasses.replace(RECIPE, guidance_interval=(0.25, 0.8)))
+    assert "Model: emoji64, Guidance interval: 0.25-0.8, Version" in text
+
+
+def test_a_guidance_interval_is_kept(tmp_path):
+    """A tuple again; where it is all times, nothing is written, as before there was one."""
+    recipe = dataclasses.replace(RECIPE, guidance_interval=(0.25, 0.8))
+    write_png(tmp_path / "a.png", PIXELS, recipe)
+    assert read_png(tmp_path / "a.png")[1] == recipe
+    assert "guidance_interval" in used(recipe) and "guidance_interval" not in used(RECIPE)
 
 
 def test_digital_source_type(tmp_path):

@@ -63,9 +63,9 @@ def test_show_steps(sample_py):
 
 
 def test_recreate(sample_py, tiny_model, tmp_path):
-    _, [path], _ = sample_py(
-        "cat", "--seed", 9, "--sampler", "euler_a", "--guidance-scale", 2.5, *FEW
-    )
+    guidance = ["--guidance-scale", 2.5, "--guidance-interval", "0.2,0.8"]
+    _, [path], _ = sample_py("cat", "--seed", 9, "--sampler", "euler_a", *guidance, *FEW)
+    assert provenance.read_png(path)[1].guidance_interval == (0.2, 0.8)
     code, out, err = sample_py("--recreate", path)
     assert code == 0
     assert out == ["out/cat-9-recreated.png"]
@@ -107,6 +107,9 @@ MISTAKES = {
     "number of pictures": (["cat", "--num-images", "0"], "at least 1"),
     "dtype": (["cat", "--dtype", "float8"], "unknown dtype"),
     "rescale": (["cat", "--guidance-rescale", "3"], "0 to 1"),
+    "interval": (["cat", "--guidance-interval", "0.2"], "LOW,HIGH"),
+    "interval of words": (["cat", "--guidance-interval", "low,high"], "LOW,HIGH"),
+    "interval turned round": (["cat", "--guidance-interval", "0.8,0.2"], "0 to 1 in order"),
     "out": (["cat", "--out", "empty.txt/out"], "cannot be written"),
     "no such picture": (["--recreate", "nowhere.png"], "does not exist"),
     "no recipe": (["--recreate", "bare.png"], "carries no recipe"),

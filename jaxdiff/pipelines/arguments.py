@@ -38,7 +38,7 @@ class Arguments:
     seeds: str | None = None
     """Seeds instead of --seed and --num-images: 7, or 0-63, or 1,5,8-11."""
     steps: int | None = None
-    """Sampling steps; by default what the model recommends, as in the next four."""
+    """Sampling steps; by default what the model recommends, as in the next five."""
     sampler: str | None = None
     """ddim, ddpm, euler, euler_a, heun, dpm_2, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, lms, unipc or
     lcm."""
@@ -49,6 +49,8 @@ class Arguments:
     scale is not compiled in: the network sees every picture with and without its prompt."""
     guidance_rescale: float | None = None
     """0 to 1: tame the contrast of strong guidance."""
+    guidance_interval: str | None = None
+    """LOW,HIGH: guide only at times LOW to HIGH, 0 clean to 1 noise, such as 0.2,0.8."""
     negative_prompt: str | None = None
     """What to draw away from."""
     clip_skip: int | None = None
@@ -165,6 +167,8 @@ def settings_of(args: Arguments) -> dict[str, Any]:
         changes["control_weights"] = tuple(1.0 if n.weight is None else n.weight for n in nets)
     if any(net.steps is not None for net in nets):
         changes["control_ranges"] = tuple(n.steps or (0.0, 1.0) for n in nets)
+    if args.guidance_interval is not None:
+        changes["guidance_interval"] = parse_interval(args.guidance_interval)
     if args.outpaint is not None:
         changes["outpaint"] = parse_outpaint(args.outpaint)
     return changes
@@ -202,6 +206,23 @@ def parse_weighted(text: str) -> WeightFlag:
     where, colon, last = text.rpartition(":")
     number = _number(last) if colon and where else None
     return WeightFlag(text, None) if number is None else WeightFlag(where, number)
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """LOW,HIGH.
+
+    >>> parse_interval("0.2,0.8")
+    (0.2, 0.8)
+
+    Raises:
+      UserError: these are not two numbers.
+    """
+    numbers = tuple(_number(part) for part in text.split(","))
+    if len(numbers) != 2 or None in numbers:
+        raise UserError(
+            f"--guidance-interval {text!r} should be LOW,HIGH, two times of 0 to 1, such as 0.2,0.8"
+        )
+    return numbers
 
 
 def parse_outpaint(text: str) -> tuple[int, int, int, int]:

@@ -154,7 +154,10 @@ def _denoise(scene: Scene, canvas: Canvas, run: Pass, size: tuple[int, int]) -> 
     denoise = denoiser(net, noise.process(), noise.prediction_row())
     if not networks.guided_inside:
         denoise = classifier_free_batched(
-            denoise, shared.guidance_scale, rescale=shared.guidance_rescale
+            denoise,
+            shared.guidance_scale,
+            rescale=shared.guidance_rescale,
+            interval=shared.guidance_interval,
         )
     if canvas.mask is None or canvas.x0 is None or networks.inpaints:
         return denoise

@@ -138,6 +138,7 @@ class Engine:
         return Shared(
             guidance_scale=np.float32(settings.guidance_scale),
             guidance_rescale=np.float32(settings.guidance_rescale),
+            guidance_interval=tuple(map(np.float32, settings.guidance_interval)),
             silent=np.bool_(settings.negative_prompt == ""),
             first=first,
             second=plan.second_pass(noise, settings, nets) if hires else None,

@@ -67,6 +67,8 @@ class Shared(NamedTuple):
     """1 is off."""
     guidance_rescale: Float[Array, ""]
     """0 is off."""
+    guidance_interval: tuple[Float[Array, ""], Float[Array, ""]]
+    """Lowest and highest t of guidance; 0 and 1 are all."""
     silent: Bool[Array, ""]
     """Whether the other half of guidance has zeros for a text (SDXL's empty negative prompt)."""
     first: Pass

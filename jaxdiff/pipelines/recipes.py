@@ -22,6 +22,7 @@ PLAIN = (
     "num_steps",
     "guidance_scale",
     "guidance_rescale",
+    "guidance_interval",
     "clip_skip",
     "tile",
 )

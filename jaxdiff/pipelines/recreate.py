@@ -32,6 +32,7 @@ _PLAIN = (
     "schedule",
     "guidance_scale",
     "guidance_rescale",
+    "guidance_interval",
     "negative_prompt",
     "clip_skip",
     "max_chunks",

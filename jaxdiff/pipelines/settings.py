@@ -8,7 +8,7 @@ from typing import Any
 from jaxdiff.convert import Model
 from jaxdiff.diffusion.grids import GRIDS
 from jaxdiff.diffusion.samplers import SAMPLERS
-from jaxdiff.errors import UserError, choose
+from jaxdiff.errors import UserError, choose, typed_fields
 from jaxdiff.pipelines.sizes import Wish
 
 REDRAW, REPAINT = 0.8, 1.0
@@ -30,6 +30,9 @@ class Settings:
     another scale compiles nothing."""
     guidance_rescale: float = 0.0
     """Share of the guided prediction that gets the unguided one's contrast (Lin et al. 2023)."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest time t, 0 clean to 1 noise, at which guidance is on (Kynkäänniemi et al.
+    2024)."""
     negative_prompt: str = ""
     """What to draw away from."""
     width: int | None = None
@@ -72,6 +75,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name.replace('_', ' ')} is {value}; give 0 to 1")
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise UserError(
+                f"guidance interval is {low:g},{high:g}; give two times of 0 to 1 in order, as "
+                "0.2,0.8"
+            )
         if not self.hires_scale <= _LARGEST_SCALE:
             raise UserError(f"hires scale is {self.hires_scale}; give 1 to {_LARGEST_SCALE}")
         if min(self.outpaint) < 0:
@@ -122,11 +131,12 @@ def default_settings(model: Model) -> Settings:
     Where the card says nothing, the model gets what is usual for its family.
 
     Raises:
-      UserError: the card recommends an unknown setting, or a value out of range.
+      UserError: the card recommends an unknown setting, or a value of another type or out of range.
     """
     recommended = model.meta.get("sampling", {})
     for name in recommended:
         choose("setting in jaxdiff.json", name, [f.name for f in dataclasses.fields(Settings)])
+    recommended = typed_fields(Settings, recommended, "sampling in jaxdiff.json")
     return with_changes(Settings(schedule=model.noise.spacing), _usual(model) | recommended)
 
 

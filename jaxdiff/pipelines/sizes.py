@@ -132,8 +132,9 @@ def check_used(changes: Mapping[str, Any], pictures: Pictures, room: Room) -> No
     if changes.get("strength") is not None and (room.upscales or not pictures.init):
         reason = "this model enlarges the whole picture" if room.upscales else "there is none"
         raise UserError(f"strength is for redrawing a picture, and {reason}; leave it out")
-    for name in ("negative_prompt", "guidance_rescale"):
-        if room.guided_inside and changes.get(name):
+    off = {"negative_prompt": "", "guidance_rescale": 0.0, "guidance_interval": (0.0, 1.0)}
+    for name, nothing in off.items():
+        if room.guided_inside and changes.get(name) not in (None, nothing):
             raise UserError(
                 f"this model is told the guidance scale alone, and draws with no "
                 f"{name.replace('_', ' ')}; leave it out"

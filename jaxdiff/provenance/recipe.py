@@ -21,6 +21,7 @@ _A1111_SAMPLERS = {
 }
 _A1111_SUFFIXES = {"karras": " Karras", "exponential": " Exponential"}
 
+_ALWAYS = (0.0, 1.0)
 
 File = dict[str, str]
 """A file that went in: its name and sha256; empty where there was none."""
@@ -62,6 +63,8 @@ class Recipe:
     """Height in pixels."""
     dtype: str
     """What the networks computed in."""
+    guidance_interval: tuple[float, float] = _ALWAYS
+    """Lowest and highest time t at which guidance was on."""
     licence: str = ""
     """Licence of the model, where it says one."""
     prediction: str = ""
@@ -148,7 +151,9 @@ def _a1111_extras(recipe: Recipe) -> dict[str, Any]:
     """What some tasks alone use, under the web UIs' names where they have one."""
     hires = recipe.hires_scale != 1
     strength = recipe.hires_strength if hires and recipe.strength is None else recipe.strength
+    interval = recipe.guidance_interval
     extras = {
+        "Guidance interval": None if interval == _ALWAYS else "-".join(f"{t:g}" for t in interval),
         "Denoising strength": None if strength is None else f"{strength:g}",
         "Clip skip": recipe.clip_skip + 1 if recipe.clip_skip else None,  # they count from 1
         "Hires upscale": f"{recipe.hires_scale:g}" if hires else None,

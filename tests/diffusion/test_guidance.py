@@ -106,6 +106,10 @@ def test_interval_guides_inside_and_not_outside(x_t):
     inside = np.array([False, True, True, False])  # t = 0.1, 0.37, 0.63, 0.9
     np.testing.assert_array_equal(out[inside], always[inside])
     np.testing.assert_array_equal(out[~inside], cond(*x_t)[~inside])
+    x, t = x_t[0], jnp.array([0.0, 1e-6, 1 - 1e-6, 1.0])  # 0 and 1 are within (0, 1)
+    plain = cond(x, t) + 4.0 * (cond(x, t) - uncond(x, t))
+    ends = Gd.classifier_free(cond, uncond, 5.0, interval=(0.0, 1.0))(x, t)
+    np.testing.assert_array_equal(ends, plain)
 
 
 # ------------------------------------------------------------------ thresholding

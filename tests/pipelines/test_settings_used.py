@@ -104,6 +104,19 @@ def test_a_card_changes_only_what_it_recommends(tiny_model, lcm_model):
     assert default_settings(own).guidance_scale == 4.0
 
 
+def test_a_card_recommends_a_guidance_interval(tiny_model):
+    def of(interval):
+        meta = {"sampling": {"guidance_interval": interval}}
+        return default_settings(dataclasses.replace(tiny_model, meta=meta)).guidance_interval
+
+    assert of([0.25, 1]) == (0.25, 1.0)
+    for wrong in ([0.2], [0.2, 0.5, 0.8], 0.2, "0.2,0.8"):
+        with pytest.raises(UserError, match="sampling in jaxdiff.json: guidance_interval should"):
+            of(wrong)
+    with pytest.raises(UserError, match="guidance interval is 0.8,0.2"):
+        of([0.8, 0.2])
+
+
 # --------------------------------------------------------------------------------------- keys
 
 
@@ -147,11 +160,12 @@ def test_settings_that_would_change_nothing_are_refused(picture):
         (dict(strength=0.5), picture, upscaler, "enlarges the whole picture; leave it out"),
         (dict(negative_prompt="cat"), NO_PICTURES, lcm, "draws with no negative prompt"),
         (dict(guidance_rescale=0.7), NO_PICTURES, lcm, "draws with no guidance rescale"),
+        (dict(guidance_interval=(0.2, 0.8)), NO_PICTURES, lcm, "draws with no guidance interval"),
     ):
         with pytest.raises(UserError, match=message):
             check_used(changes, pictures, room)
     nothing = dict(noise_level=None, strength=None, negative_prompt="", guidance_rescale=0.0)
-    check_used(nothing, NO_PICTURES, lcm)
+    check_used(nothing | dict(guidance_interval=(0.0, 1.0)), NO_PICTURES, lcm)
     check_used(dict(strength=0.5, negative_prompt="cat"), picture, plain)
     check_used(dict(noise_level=10), picture, upscaler)
 

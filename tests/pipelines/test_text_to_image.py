@@ -107,6 +107,7 @@ def test_prompt_seed_guidance_and_schedule_compile_nothing(pipe):
         pipe("a" * 10_000, [5, 6, 7], max_chunks=1, **FEW)
         pipe(PROMPTS[:2], [1, 2], num_steps=3, guidance_scale=1.0)
         pipe(PROMPTS[:2], [1, 2], num_steps=3, guidance_scale=7.5, guidance_rescale=0.7)
+        pipe(PROMPTS[:2], [1, 2], guidance_interval=(0.2, 0.8), **FEW)
         pipe(PROMPTS[:2], [1, 2], negative_prompt="cat", **FEW)
         pipe(PROMPTS[:2], [1, 2], schedule="karras", **FEW)
         assert not compiled
@@ -121,6 +122,20 @@ def test_guidance_of_one_ignores_the_negative_prompt(pipe):
     assert _levels_apart(plain, pipe(PROMPTS, [1, 2, 3, 4], **FEW)) > 2
     own = pipe(PROMPTS[0], [1], negative_prompt=PROMPTS[0], **FEW)
     assert _levels_apart(own, plain[:1]) <= 1  # pushed away from itself: nowhere
+
+
+def test_guidance_is_on_within_the_interval(pipe):
+    """Three trailing steps visit t = 1, 2/3 and 1/3."""
+
+    def drawn(scale, **interval):
+        return pipe(PROMPTS, [1, 2, 3, 4], num_steps=3, guidance_scale=scale, **interval)
+
+    always, never = drawn(4.0), drawn(1.0)
+    np.testing.assert_array_equal(drawn(4.0, guidance_interval=(0.0, 1.0)), always)
+    np.testing.assert_array_equal(drawn(4.0, guidance_interval=(0.3, 1.0)), always)
+    np.testing.assert_array_equal(drawn(4.0, guidance_interval=(0.4, 0.6)), never)
+    between = drawn(4.0, guidance_interval=(0.6, 0.7))
+    assert _levels_apart(between, always) > 2 and _levels_apart(between, never) > 2
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_sde"])
@@ -165,6 +180,11 @@ def test_bfloat16_draws_about_the_same(pipe, tiny_model_dir):
         (dict(num_steps=5000), "1000 levels"),
         (dict(guidance_scale=float("nan")), "finite"),
         (dict(guidance_rescale=2.0), "0 to 1"),
+        (dict(guidance_interval=(0.8, 0.2)), "0 to 1 in order"),
+        (dict(guidance_interval=(0.5, 0.5)), "0 to 1 in order"),
+        (dict(guidance_interval=(-0.1, 0.5)), "0 to 1 in order"),
+        (dict(guidance_interval=(0.5, 1.1)), "0 to 1 in order"),
+        (dict(guidance_interval=(float("nan"), 1.0)), "0 to 1 in order"),
     ],
 )
 def test_settings_out_of_range_are_refused(pipe, changes, message):
