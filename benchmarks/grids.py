@@ -2,8 +2,8 @@
 
     python benchmarks/grids.py --model models/emoji64 --out docs/images
 
-Nothing is picked by its looks: picture i of a grid is drawn with seed `seed` + i, and the held-out
-pairs are the first of a shuffle.
+Nothing is picked by its looks: picture i of both grids, counted through, is drawn with seed `seed`
++ i, and the held-out pairs are the first of a shuffle.
 
 Axis legend: N pictures, H W pixels.
 """
@@ -156,7 +156,7 @@ def draw(args: Arguments) -> list[Path]:
 
     order = np.random.default_rng(args.seed).permutation(len(held))[: args.held_out]
     captions = [held[int(index)]["caption"] for index in order]
-    seeds = range(args.seed, args.seed + len(captions))
+    seeds = range(seeds.stop, seeds.stop + len(captions))
     second = captioned_grid(pipe(captions, seeds), captions, 8, args.side)
 
     args.out.mkdir(parents=True, exist_ok=True)

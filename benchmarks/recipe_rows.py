@@ -56,4 +56,6 @@ ROWS: dict[str, Row] = {
     "guidance 1": Row(settings={"guidance_scale": 1.0}),
     "guidance 3": Row(settings={"guidance_scale": 3.0}),
     "guidance 9": Row(settings={"guidance_scale": 9.0}),
+    "guidance below 0.8": Row(settings={"guidance_interval": (0.0, 0.8)}),
+    "guidance above 0.2": Row(settings={"guidance_interval": (0.2, 1.0)}),
 }
