@@ -155,12 +155,12 @@ emoji_clip = replace(
     checkpoint_every=100,
 )
 
-# A text encoder that knows more words than the captions of the emoji have: 2.2 million parameters.
+# A text encoder that knows more words than the captions of the emoji have: 3.0 million parameters.
 emoji_text = replace(
     emoji64,
     objective=SentenceObjective(
         text=replace(
-            emoji64.objective.text_encoder, vocab_size=4096, eos_token_id=4095, projection_dim=384
+            emoji64.objective.text_encoder, vocab_size=8192, eos_token_id=8191, projection_dim=384
         ),
     ),
     data=replace(emoji64.data, batch_size=256, flip=False, loosen_captions=0.0),

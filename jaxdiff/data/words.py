@@ -3,11 +3,11 @@ r"""Words for things, as lines of text: WordNet's names, in captions of the emoj
     python -m jaxdiff.data.words words.txt --captions emoji/permissive@train
 
 The things are those that can be drawn, by WordNet's own files (animals, artefacts, food, ...). Each
-name has a line of its own, with an article or without ("kitten", "a kitten"), one in a style of the
-emoji in turn ("kitten, noto style"), and with `--glosses` one that says what it is ("kitten, young
-domestic cat"). Captions of a corpus may follow, each as often as asked for and once in every form
-that training loosens it to, so that a text encoder that learns from the file (`train.py emoji-text
---data.source text:words.txt`) tells them apart as well.
+name has a line of its own ("kitten"), one in a style of the emoji in turn ("kitten, noto style"), and
+with `--glosses` one that says what it is ("kitten, young domestic cat"). Captions of a corpus may
+follow, each as often as asked for and once in every form that training loosens it to, so that a
+text encoder that learns from the file (`train.py emoji-text --data.source text:words.txt`) tells
+them apart as well. `jaxdiff.training.near` leaves out what has nothing to do with the captions.
 
 Source: Fellbaum (ed.) 1998, WordNet, An Electronic Lexical Database; version 3.1.
 """
@@ -24,7 +24,7 @@ from typing import Annotated
 import tyro
 
 from jaxdiff.cli import exit_code, parse_or_explain
-from jaxdiff.data.captions import emoji_caption, loosen, loosened
+from jaxdiff.data.captions import emoji_caption, loosened
 from jaxdiff.data.config import DataConfig
 from jaxdiff.data.corpus import captions_of
 from jaxdiff.data.icons import PERMISSIVE
@@ -44,7 +44,6 @@ WORDNET = Package(
 # object, person, phenomenon, plant, shape, substance.
 _DRAWN = frozenset({"05", "06", "08", "11", "12", "13", "17", "18", "19", "20", "25", "27"})
 _WORDS = 10  # of what is said of a thing
-_DRAWS = (0.9, 0.1, 0.9, 0.4)  # of `loosen`: no article, a, none, the
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,11 @@ def names(data: str) -> Iterator[tuple[str, str]]:
 
 
 def lines(found: Iterable[tuple[str, str]], glosses: bool) -> list[str]:
-    """Every name as somebody might type it, in a style, and with its gloss if asked for, once."""
-    styles, draws, written = itertools.cycle(PERMISSIVE), itertools.cycle(_DRAWS), {}
+    """Every name alone, in a style, and with its gloss if asked for; each line once."""
+    styles, written = itertools.cycle(PERMISSIVE), {}
     for name, gloss in found:
         if name not in written:
-            typed, styled = loosen(name, next(draws)), emoji_caption(name, next(styles))
-            written |= dict.fromkeys((typed, styled))
+            written |= {name: None, emoji_caption(name, next(styles)): None}
         if glosses:
             written[f"{name}, {gloss}"] = None
     return list(written)

@@ -24,6 +24,7 @@ from jaxdiff.convert.text_encoder import save_text_encoder
 from jaxdiff.data.captions import loosened
 from jaxdiff.data.pipeline import Batch
 from jaxdiff.data.sources import Source, captions_of
+from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import SentenceEncoder, TextEncoder, example_inputs
 from jaxdiff.training.cache import Rows, batched, cached_rows, tree_hash
@@ -70,7 +71,9 @@ def sentence_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
         init=start_student(run),
         given={},
         frozen={},
-        loss=sentence_loss(TextEncoder(config.text, jnp.dtype(run.dtype))),
+        loss=sentence_loss(
+            TextEncoder(config.text, jnp.dtype(run.dtype)), _longest(tokenizer, captions)
+        ),
         batches=serve(source, run.data, read),
         keep=lambda workdir: tokenizer.save(workdir / "tokenizer"),
         preview=lambda params: None,
@@ -89,13 +92,13 @@ def start_student(run: TrainConfig) -> Callable:
     return init
 
 
-def sentence_loss(text: TextEncoder) -> LossFn:
-    """The loss (eq. 1), with the cosine as a metric."""
+def sentence_loss(text: TextEncoder, length: int | None = None) -> LossFn:
+    """The loss (eq. 1), with the cosine as a metric; `length` is the longest text's, in tokens."""
 
     def loss(
         params: Params, frozen: Params, batch: StepBatch, keys: StepKeys
     ) -> tuple[Array, Metrics]:
-        said = text.apply({"params": params}, batch["tokens"]).pooled
+        said = text.apply({"params": params}, batch["tokens"][:, :length]).pooled
         wanted = batch["wanted"].astype(jnp.float32)
         cosine = jnp.sum(said * wanted, axis=-1) / jnp.linalg.norm(said, axis=-1)
         return 1 - cosine, {"cosine": cosine}
@@ -136,6 +139,12 @@ def _widths(mask: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, " N"]:
     """
     used = -8 * (-mask.sum(axis=1) // 8)
     return np.minimum(np.maximum(used, 1), mask.shape[1])
+
+
+def _longest(tokenizer: Tokenizer, captions: Sequence[str]) -> int:
+    """Tokens of the longest caption, up to its end: what follows changes no causal encoder."""
+    ends = (tokenizer(captions) == tokenizer.eos_id).argmax(axis=1)
+    return int(ends.max()) + 1
 
 
 def _all_captions(run: TrainConfig, source: Source) -> list[str]:

