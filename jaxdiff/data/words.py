@@ -3,11 +3,11 @@ r"""Words for things, as lines of text: WordNet's names, in captions of the emoj
     python -m jaxdiff.data.words words.txt --captions emoji/permissive@train
 
 The things are those that can be drawn, by WordNet's own files (animals, artefacts, food, ...). Each
-name has a line of its own ("kitten"), one in a style of the emoji in turn ("kitten, noto style"), and
-with `--glosses` one that says what it is ("kitten, young domestic cat"). Captions of a corpus may
-follow, each as often as asked for and once in every form that training loosens it to, so that a
-text encoder that learns from the file (`train.py emoji-text --data.source text:words.txt`) tells
-them apart as well. `jaxdiff.training.near` leaves out what has nothing to do with the captions.
+name has a line of its own ("kitten"), one in a style of the emoji in turn ("kitten, noto style"),
+and with `--glosses` one that says what it is ("kitten, young domestic cat"). Captions of a corpus
+may follow, each as often as asked for and once in every form that training loosens it to, so that a
+text encoder that learns from the file (`train.py emoji-text --data.source text:FILE`) tells them
+apart as well. `jaxdiff.training.near` leaves out what has nothing to do with the captions.
 
 Source: Fellbaum (ed.) 1998, WordNet, An Electronic Lexical Database; version 3.1.
 """
@@ -54,7 +54,7 @@ class Arguments:
     """The text file."""
     captions: tuple[str, ...] = ()
     """Corpora whose captions follow, as SOURCE@SPLIT."""
-    times: int = 5
+    times: int = 3
     """How often every caption stands there, since there are far more words."""
     glosses: bool = False
     """A third line for every name, with what WordNet says of it."""
