@@ -1,8 +1,8 @@
 r"""Quality against steps: a model with each sampler, and a student of it that draws in few.
 
     python benchmarks/few_steps.py --model models/emoji64 --extractor clip:models/emoji-clip
-    python benchmarks/few_steps.py --model models/emoji64-fast --samplers lcm --steps 1 2 4 \
-        --extractor clip:models/emoji-clip
+    python benchmarks/few_steps.py --model models/emoji64+models/emoji64-fast/lora.safetensors \
+        --samplers lcm --steps 1 2 4 --extractor clip:models/emoji-clip
 
 The pairs of a split are drawn with several seeds, a set for each. A row has the mean and the
 standard deviation over sets of the Fréchet distance to the real pictures of the same pairs, of KID
@@ -27,7 +27,7 @@ from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
 or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
-from benchmarks.judge import numbers  # noqa: E402
+from benchmarks.judge import numbers, open_model  # noqa: E402
 from jaxdiff.diffusion.samplers import SAMPLERS  # noqa: E402
 from jaxdiff.errors import choose  # noqa: E402
 from jaxdiff.evaluate.extractors import open_extractor  # noqa: E402
@@ -45,8 +45,8 @@ _TIMED = 3  # batches
 class Arguments:
     """Measure quality against steps."""
 
-    model: Path = Path("models/emoji64")
-    """Model directory."""
+    model: str = "models/emoji64"
+    """Model directory, or MODEL+LORA."""
     extractor: str = "latents:models/emoji64"
     """What looks at the pictures, as `python -m jaxdiff.evaluate` names it."""
     pictures: str = "emoji/permissive@heldout"
@@ -108,7 +108,7 @@ def main(words: list[str]) -> int:
         require_positive("few_steps", args, ("seeds", "batch"))
         for sampler in args.samplers:
             choose("sampler", sampler, SAMPLERS)
-        pipe = TextToImage.load(args.model)
+        pipe = open_model(args.model)
         real = open_samples(args.pictures, pipe.image_size)
         extractor = open_extractor(args.extractor)
         keep_heap(pipe.num_parameters)

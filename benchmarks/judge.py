@@ -24,6 +24,14 @@ CORPUS = "emoji/permissive"
 SPLITS = {"held out": "heldout", "seen": "train"}
 
 
+def open_model(where: str) -> TextToImage:
+    """The pipeline of MODEL, or of MODEL+LORA, such as a student and its teacher."""
+    model, *loras = where.split("+")
+    pipe = TextToImage.load(model)
+    pipe.set_loras([(lora, 1.0) for lora in loras])
+    return pipe
+
+
 class Pairs(NamedTuple):
     """Some pairs of a split: their real pictures as the extractor sees them, and their captions."""
 
@@ -86,9 +94,9 @@ class Judge:
         seeds = range(number * len(captions), (number + 1) * len(captions))
         return self.extractor([pipe(captions, seeds, **settings)])
 
-    def scores(self, model: Path, number: int = 0, **settings: Any) -> dict[str, float]:
+    def scores(self, model: str | Path, number: int = 0, **settings: Any) -> dict[str, float]:
         """Scores of one set by "NAME, SPLIT"."""
-        pipe, found = TextToImage.load(model), {}
+        pipe, found = open_model(str(model)), {}
         for kind, pairs in self.pairs.items():
             features = self.draw(pipe, pairs.captions, number, **settings)
             each = numbers(pairs.reference, features, self.extractor, pairs.captions)

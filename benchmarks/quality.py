@@ -29,7 +29,7 @@ from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
 or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
-from benchmarks.judge import CORPUS, Judge, Pairs, numbers  # noqa: E402
+from benchmarks.judge import CORPUS, Judge, Pairs, numbers, open_model  # noqa: E402
 from jaxdiff.data.captions import emoji_caption  # noqa: E402
 from jaxdiff.data.icons import PERMISSIVE  # noqa: E402
 from jaxdiff.errors import UserError  # noqa: E402
@@ -54,8 +54,8 @@ Scores = dict[str, list[float]]
 class Arguments:
     """Measure models beside real pictures."""
 
-    models: tuple[Path, ...] = (Path("models/emoji64"),)
-    """Model directories, a column each."""
+    models: tuple[str, ...] = ("models/emoji64",)
+    """Model directories, or MODEL+LORA, a column each."""
     extractor: str = "clip:models/emoji-clip"
     """What looks at the pictures; reads texts."""
     seeds: int = 3
@@ -201,7 +201,7 @@ def main(words: list[str]) -> int:
         synonyms = [] if args.synonyms is None else read_synonyms(args.synonyms)
         require_unknown(synonyms, known)
         judge = Judge(args.extractor, args.count)
-        pipes = {str(model): TextToImage.load(model) for model in args.models}
+        pipes = {model: open_model(model) for model in args.models}
         least = floor(features_of(training, judge.extractor), args.count, judge)
         for kind, pairs in judge.pairs.items():
             real = least | own_fit(pairs, judge)

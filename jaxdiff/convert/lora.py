@@ -1,10 +1,11 @@
 """LoRA files, in and out: safetensors in the layouts of kohya's scripts and of diffusers."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +28,7 @@ from jaxdiff.convert.tensors import (
 from jaxdiff.errors import UserError, choose
 from jaxdiff.models.lora import Layers, LoraLayer, kernel_shape
 
+LORA_META = "jaxdiff"  # of a file's header: what a LoRA trained here says of itself, in JSON
 _SHOWN = 3  # names in a message
 _STALE = (names.PEFT_SETTINGS, "sshs_model_hash", "sshs_legacy_hash")  # true of one file only
 
@@ -41,6 +43,21 @@ class Lora:
     """Of the text encoders, by their names."""
     meta: dict[str, str]
     """The header of its file: what the trainer noted."""
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Settings that it draws best with, by its own word; of a distilled one: few steps.
+
+        Raises:
+          UserError: its header is damaged.
+        """
+        try:
+            said = json.loads(self.meta.get(LORA_META, "{}"))
+            return dict(said.get("sampling", {}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the LoRA's header {LORA_META!r} cannot be read ({error}); export it again"
+            ) from error
 
     @property
     def parts(self) -> dict[str, Layers]:

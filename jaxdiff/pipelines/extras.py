@@ -5,6 +5,7 @@ Each keeps its name and hash, for recipes.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxdiff.models.lora import merge_all
 from jaxdiff.pipelines.engine import Engine, Job
 from jaxdiff.pipelines.hooks import Drawn
 from jaxdiff.pipelines.pictures import file_record
+from jaxdiff.pipelines.settings import Settings, recommended
 from jaxdiff.provenance import File, Use
 
 
@@ -185,6 +187,13 @@ def read_lora(lora: Lora | str | Path, weight: float, model: Model) -> Weighted:
         path, lora = Path(lora), load_lora(lora, model)
         record = {**file_record(path), "hash": lora_hash(path)}
     return Weighted(lora, float(weight), {**record, "weight": float(weight)})
+
+
+def defaults_with(defaults: Settings, loras: Sequence[Weighted]) -> Settings:
+    """The defaults of a model with what its LoRAs recommend; the last one's word counts."""
+    for used in loras:
+        defaults = recommended(defaults, used.lora.sampling, used.record["name"] or "the LoRA")
+    return defaults
 
 
 def read_embedding(

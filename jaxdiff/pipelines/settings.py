@@ -133,11 +133,19 @@ def default_settings(model: Model) -> Settings:
     Raises:
       UserError: the card recommends an unknown setting, or a value of another type or out of range.
     """
-    recommended = model.meta.get("sampling", {})
-    for name in recommended:
-        choose("setting in jaxdiff.json", name, [f.name for f in dataclasses.fields(Settings)])
-    recommended = typed_fields(Settings, recommended, "sampling in jaxdiff.json")
-    return with_changes(Settings(schedule=model.noise.spacing), _usual(model) | recommended)
+    plain = with_changes(Settings(schedule=model.noise.spacing), _usual(model))
+    return recommended(plain, model.meta.get("sampling", {}), "jaxdiff.json")
+
+
+def recommended(settings: Settings, changes: dict[str, Any], source: str) -> Settings:
+    """The settings with what a file recommends.
+
+    Raises:
+      UserError: it is an unknown setting, or a value of another type or out of range.
+    """
+    for name in changes:
+        choose(f"setting in {source}", name, [f.name for f in dataclasses.fields(Settings)])
+    return with_changes(settings, typed_fields(Settings, changes, f"sampling in {source}"))
 
 
 def _usual(model: Model) -> dict[str, Any]:

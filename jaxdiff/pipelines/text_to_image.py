@@ -69,8 +69,8 @@ class TextToImage:
     ) -> None:
         self.dtype, self.digest = choose("dtype", dtype, DTYPES), digest
         self.name, self.prediction = model.meta.get("name") or name, prediction
-        self.defaults = default_settings(model)
-        """Settings that this model draws best with."""
+        self._own_defaults = self.defaults = default_settings(model)
+        """Settings that this model, with its LoRAs, draws best with."""
         self.extras, self._hooks = extras.Extras(), Hooks(safety_checker, watermark)
         self._mesh = Mesh(np.array(jax.local_devices()), ("data",))
         params = {"unet": model.unet_params, "vae": model.vae_params}
@@ -145,6 +145,8 @@ class TextToImage:
     ) -> None:
         """Draw with these LoRAs at these weights from now on; none takes all off again.
 
+        One that was distilled to few steps says so, and `defaults` follow it.
+
         Args:
           loras: (a file, or what `convert.lora.load_lora` makes of one; its weight) each; they add
             up.
@@ -155,6 +157,7 @@ class TextToImage:
           UserError: a file is no LoRA, or one for another kind of model.
         """
         used = tuple(extras.read_lora(lora, weight, self.model) for lora, weight in loras)
+        self.defaults = extras.defaults_with(self._own_defaults, used)
         self._take({}, loras=used, merge=merge)
 
     def add_embedding(self, path: str | Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 from short_training import build, one_loss, train_shortly
 
 from jaxdiff.convert import load_model, save_model
-from jaxdiff.convert.lora import load_lora
+from jaxdiff.convert.lora import Lora, load_lora
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.pipelines.settings import default_settings
@@ -52,11 +52,25 @@ def test_the_student_learns_and_the_teacher_stays(run, name, tiny_model, tmp_pat
     short.objective.export(path, short.last, {"step": 12})
     if name == "lora":
         assert load_lora(path, tiny_model).unet
-        return
-    fast = load_model(path, Tokenizer.load)
-    settings = default_settings(fast)
+        pipe = TextToImage(tiny_model)
+        own = pipe.defaults
+        pipe.set_loras([(path, 1.0)])
+        settings = pipe.defaults
+        assert settings.schedule == "trailing"
+        pipe.set_loras([])
+        assert pipe.defaults == own
+    else:
+        settings = default_settings(load_model(path, Tokenizer.load))
     assert (settings.sampler, settings.num_steps, settings.guidance_scale) == ("lcm", 4, 1.0)
-    assert fast.noise == tiny_model.noise
+
+
+def test_a_lora_of_a_damaged_header_is_refused(tiny_model):
+    damaged = Lora({}, {}, {"jaxdiff": "{no JSON"})
+    with pytest.raises(UserError, match="header 'jaxdiff' cannot be read"):
+        TextToImage(tiny_model).set_loras([(damaged, 1.0)])
+    strange = Lora({}, {}, {"jaxdiff": '{"sampling": {"speed": 9}}'})
+    with pytest.raises(UserError, match="unknown setting in the LoRA 'speed'"):
+        TextToImage(tiny_model).set_loras([(strange, 1.0)])
 
 
 @pytest.fixture
