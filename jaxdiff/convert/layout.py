@@ -4,7 +4,8 @@
 
 and, for some families, `text_encoder_2/`, `tokenizer_2/` and `low_res_scheduler/`: what `diffusers`
 reads and writes, but for `jaxdiff.json` (optional), which holds what a model says of itself: name,
-licence, training step.
+licence, training step. A model whose text encoder is a BERT is of a class that `diffusers` does not
+know and says so, rather than draw something else: it would not mask padding.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from jaxdiff.convert.configs import (
 from jaxdiff.convert.merge import Params
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.scheduler import NoiseConfig, from_scheduler_config, to_scheduler_config
+from jaxdiff.convert.sentence import read_bert_config, write_bert_config
 from jaxdiff.convert.tensors import read_json, write_json
 from jaxdiff.convert.weight_files import INDEX, names_a_class
 from jaxdiff.errors import UserError
+from jaxdiff.models import SentenceEncoderConfig
 
 TOWERS = ("text_encoder", "text_encoder_2")
 CARD = "jaxdiff.json"
@@ -33,8 +36,10 @@ SCHEDULER, LOW_RES_SCHEDULER = "scheduler", "low_res_scheduler"
 
 LoadTokenizer = Callable[[Path], Any]
 
+_BERT = "BertStableDiffusionPipeline"  # no class of diffusers
 # The pipelines that are read; the task of a call, not the file, says what is drawn.
 _READ = (
+    _BERT,
     "LatentConsistencyModelPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
@@ -61,7 +66,7 @@ _SAFETY_PARTS = ("feature_extractor", "image_encoder", "safety_checker")  # none
 class Layout(NamedTuple):
     """A model without parameters."""
 
-    configs: dict[str, Config]
+    configs: dict[str, Config | SentenceEncoderConfig]
     """By folder: unet, vae, and one or two text encoders."""
     tokenizers: dict[str, Any]
     """By the text encoder's folder."""
@@ -101,7 +106,10 @@ def read_layout(
     if not towers:
         raise UserError(f"{directory / INDEX} names no text encoder")
     for tower in towers:
-        configs[tower] = read_config(directory / tower / "config.json", TEXT_ENCODER)
+        path = directory / tower / "config.json"
+        configs[tower] = (
+            read_bert_config(path) if name == _BERT else read_config(path, TEXT_ENCODER)
+        )
     large = configs["unet"].addition_embed_type is not None
     if large != ("XL" in name):
         theirs, ours = ("SDXL", "SD") if large else ("SD", "SDXL")
@@ -153,7 +161,8 @@ def write_layout(directory: Path, model: Model) -> None:
     parts |= {tower.name: tower.config for tower in model.text}
     for part, config in parts.items():
         (directory / part).mkdir()
-        write_config(directory / part / "config.json", config)
+        write = write_bert_config if isinstance(config, SentenceEncoderConfig) else write_config
+        write(directory / part / "config.json", config)
     for tower in model.text:
         if tower.tokenizer is not None:
             tower.tokenizer.save(tokenizer_folder(directory, tower.name))
@@ -216,8 +225,9 @@ def _card(model: Model, scheduler: dict[str, Any]) -> dict[str, Any]:
 def _index(model: Model, schedulers: dict[str, Any], consistency: bool) -> dict[str, Any]:
     """`model_index.json`: the class of each part."""
     nothing, family = [None, None], model.family
+    name = _CONSISTENCY if consistency and family == "sd" else _WRITTEN[family]
     index: dict[str, Any] = {
-        "_class_name": _CONSISTENCY if consistency and family == "sd" else _WRITTEN[family],
+        "_class_name": _BERT if model.reads_bert else name,
         "_diffusers_version": LIBRARY_VERSION,
         "unet": ["diffusers", UNET.class_names[0]],
         "vae": ["diffusers", AUTOENCODER.class_names[0]],
@@ -228,10 +238,9 @@ def _index(model: Model, schedulers: dict[str, Any], consistency: bool) -> dict[
     for name in TOWERS if large else TOWERS[:1]:
         index[name] = index[str(tokenizer_folder(Path(), name))] = nothing
     for tower in model.text:
-        projects = tower.config.projection_dim is not None
-        index[tower.name] = ["transformers", TEXT_ENCODER.class_names[projects]]
-        folder = str(tokenizer_folder(Path(), tower.name))
-        index[folder] = ["transformers", "CLIPTokenizer"]
+        encoder, tokenizer = _text_classes(tower)
+        index[tower.name] = ["transformers", encoder]
+        index[str(tokenizer_folder(Path(), tower.name))] = ["transformers", tokenizer]
     if large:
         index["force_zeros_for_empty_prompt"] = model.zero_empty_prompt
     if family == "sdxl-refiner":
@@ -241,3 +250,10 @@ def _index(model: Model, schedulers: dict[str, Any], consistency: bool) -> dict[
     if not large:
         index |= {part: nothing for part in _SAFETY_PARTS} | {"requires_safety_checker": False}
     return index
+
+
+def _text_classes(tower: TextTower) -> tuple[str, str]:
+    """The classes of a text encoder and of its tokenizer."""
+    if isinstance(tower.config, SentenceEncoderConfig):
+        return "BertModel", "BertTokenizerFast"
+    return TEXT_ENCODER.class_names[tower.config.projection_dim is not None], "CLIPTokenizer"

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 from jaxdiff.convert.merge import Params
 from jaxdiff.convert.scheduler import NoiseConfig
 from jaxdiff.errors import UserError
-from jaxdiff.models import AutoencoderConfig, TextEncoderConfig, UNetConfig, count_parameters
+from jaxdiff.models import (
+    AutoencoderConfig,
+    SentenceEncoderConfig,
+    TextEncoderConfig,
+    UNetConfig,
+    count_parameters,
+)
 
 _COLOURS = 3  # channels of the picture that an upscaler is given
 
@@ -16,8 +22,8 @@ class TextTower(NamedTuple):
 
     name: str
     """Its folder: `text_encoder`, or `text_encoder_2` for SDXL's OpenCLIP."""
-    config: TextEncoderConfig
-    """Its shape."""
+    config: TextEncoderConfig | SentenceEncoderConfig
+    """Its shape: in CLIP's form, or a BERT's."""
     params: Params
     """Its parameters."""
     tokenizer: Any
@@ -73,7 +79,7 @@ class Model:
         if self.unet_config.addition_embed_type is None:
             return
         pooled, width = (
-            self.text[-1].config.projection_dim,
+            getattr(self.text[-1].config, "projection_dim", None),
             self.unet_config.addition_time_embed_dim,
         )
         expected = self.unet_config.projection_class_embeddings_input_dim
@@ -112,6 +118,20 @@ class Model:
             )
 
     @property
+    def reads_bert(self) -> bool:
+        """Whether its text encoder is a BERT."""
+        return any(isinstance(tower.config, SentenceEncoderConfig) for tower in self.text)
+
+    def require_clip(self, task: str) -> None:
+        """Refuse a model whose text encoder is a BERT.
+
+        Raises:
+          UserError: it is; `task` says what needs another.
+        """
+        if self.reads_bert:
+            raise UserError(f"{task} needs a text encoder in CLIP's form; this model's is a BERT")
+
+    @property
     def family(self) -> str:
         """What kind of model this is, by its shapes.
 
@@ -128,7 +148,14 @@ class Model:
 
 
 def _check_tokenizer(tower: TextTower) -> None:
-    """Refuse a tokenizer whose ids or lengths the text encoder has no embedding for."""
+    """Refuse a tokenizer of another kind, or whose ids or lengths have no embedding."""
+    kind = "bert" if isinstance(tower.config, SentenceEncoderConfig) else "clip"
+    given = getattr(tower.tokenizer, "kind", kind)
+    if given != kind:
+        raise UserError(
+            f"the parts do not fit: {tower.name} is of the kind {kind}, its tokenizer of the kind "
+            f"{given}"
+        )
     for theirs, ours in (("vocab_size", "vocab_size"), ("max_length", "max_position_embeddings")):
         given, room = getattr(tower.tokenizer, theirs, 0), getattr(tower.config, ours)
         if given > room:

@@ -117,7 +117,8 @@ def part_tensors(model: Model) -> dict[str, dict[str, Tensor]]:
         "vae": to_torch(model.vae_params),
     }
     for tower in model.text:
-        parts[tower.name] = to_torch(tower.params, prefix="text_model.")
+        prefix = "" if model.reads_bert else "text_model."
+        parts[tower.name] = to_torch(tower.params, prefix=prefix)
     return parts
 
 

@@ -18,14 +18,15 @@ from jaxtyping import Bool, Int
 
 from jaxdiff.convert.configs import require_implied
 from jaxdiff.convert.merge import Params, from_torch
-from jaxdiff.convert.tensors import open_tensors, read_json, read_json_list
+from jaxdiff.convert.tensors import open_tensors, read_json, read_json_list, write_json
 from jaxdiff.convert.weight_files import weight_files
 from jaxdiff.errors import UserError, typed_fields
 from jaxdiff.models import SentenceEncoderConfig, parameter_shapes
+from jaxdiff.models.sentence import PAD_ID
 
 _STEM = "model"
 _UNUSED = "pooler."  # a head that pools in another way
-_IMPLIED = {"position_embedding_type": "absolute", "is_decoder": False}
+_IMPLIED = {"position_embedding_type": "absolute", "is_decoder": False, "pad_token_id": PAD_ID}
 _MODULES, _POOLING = "modules.json", Path("1_Pooling") / "config.json"
 _STEPS = ("Transformer", "Pooling", "Normalize")  # what is done here, in their order
 _MEAN = "pooling_mode_mean_tokens"
@@ -66,7 +67,7 @@ def load_sentences(folder: str | Path) -> Sentences:
         another way than by the mean, or the tokenizer has more tokens than the network.
     """
     folder = Path(folder)
-    config = _config(folder / "config.json")
+    config = read_bert_config(folder / "config.json")
     _require_mean(folder)
     backend = _tokenizer(folder / "tokenizer.json", config.vocab_size)
     tensors = {
@@ -78,7 +79,12 @@ def load_sentences(folder: str | Path) -> Sentences:
     return Sentences(config, params, backend)
 
 
-def _config(path: Path) -> SentenceEncoderConfig:
+def read_bert_config(path: Path) -> SentenceEncoderConfig:
+    """Read a BERT's `config.json`.
+
+    Raises:
+      UserError: it is missing or unreadable, or of another network.
+    """
     content = read_json(path)
     if content.get("model_type") != "bert":
         raise UserError(f"{path}: model_type {content.get('model_type')!r} is not 'bert'")
@@ -87,6 +93,12 @@ def _config(path: Path) -> SentenceEncoderConfig:
     names = {field.name for field in dataclasses.fields(SentenceEncoderConfig)}
     known = {name: content[name] for name in names & content.keys()}
     return SentenceEncoderConfig(**typed_fields(SentenceEncoderConfig, known, str(path)))
+
+
+def write_bert_config(path: Path, config: SentenceEncoderConfig) -> None:
+    """Write a BERT's `config.json`, with the implied values spelled out."""
+    kind = {"architectures": ["BertModel"], "model_type": "bert", "dtype": "float32"}
+    write_json(path, kind | dataclasses.asdict(config) | _IMPLIED)
 
 
 def _require_mean(folder: Path) -> None:

@@ -28,8 +28,9 @@ def save_single_file(path: str | Path, model: Model, dtype: DTypeLike | None = n
 
     Raises:
       UserError: the file cannot be written, a parameter does not fit `dtype`, or no file format
-        describes the model's noise.
+        describes the model's noise or text encoder.
     """
+    model.require_clip("a single file")
     path, linear = require_safetensors(path), model.unet_config.use_linear_projection
     names = unet_names(skeleton(model.unet_config))
     unet = to_torch(model.unet_params, linear_projection=linear)

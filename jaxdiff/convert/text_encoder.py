@@ -11,7 +11,8 @@ from jaxdiff.convert.layout import TOWERS, LoadTokenizer, tokenizer_folder
 from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
 from jaxdiff.convert.model import TextTower
 from jaxdiff.convert.replacing import replace_directory, require_writable
-from jaxdiff.convert.tensors import open_tensors, write_json, write_tensors
+from jaxdiff.convert.sentence import read_bert_config
+from jaxdiff.convert.tensors import open_tensors, read_json, write_json, write_tensors
 from jaxdiff.convert.weight_files import STEMS, weight_files
 from jaxdiff.errors import UserError
 
@@ -30,8 +31,12 @@ def load_text_encoder(directory: str | Path, load_tokenizer: LoadTokenizer) -> T
     directory = Path(directory)
     part = directory / _NAME
     if not part.is_dir():
-        raise UserError(f"{directory} holds no text encoder (no folder {_NAME}/)")
-    config = read_config(part / "config.json", TEXT_ENCODER)
+        raise UserError(
+            f"{directory} holds no text encoder (no folder {_NAME}/, no config.json of a BERT)"
+        )
+    path = part / "config.json"
+    bert = read_json(path).get("model_type") == "bert"
+    config = read_bert_config(path) if bert else read_config(path, TEXT_ENCODER)
     tensors = open_tensors(weight_files(part, STEMS[_NAME]))
     params = from_torch(tensors, parameter_shapes(config), str(part))
     return TextTower(_NAME, config, params, load_tokenizer(tokenizer_folder(directory, _NAME)))

@@ -63,6 +63,8 @@ class Tokenizer:
         end and padding token are always among them.
     """
 
+    kind = "clip"
+
     def __init__(
         self,
         vocab: dict[str, int],
@@ -116,9 +118,7 @@ class Tokenizer:
           UserError: a text holds half a character (a lone surrogate), as of bytes that are no
             UTF-8 on a command line.
         """
-        for text in texts:
-            if re.search("[\ud800-\udfff]", text):
-                raise UserError(f"the text {text!r} holds bytes that are no UTF-8; remove them")
+        require_characters(texts)
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [self._expanded(encoding) for encoding in encodings]
 
@@ -206,6 +206,17 @@ class Tokenizer:
           UserError: a file is missing or damaged; the message names it.
         """
         return cls(*read_files(folder))
+
+
+def require_characters(texts: Sequence[str]) -> None:
+    """Refuse half a character (a lone surrogate) in a text.
+
+    Raises:
+      UserError: there is one.
+    """
+    for text in texts:
+        if re.search("[\ud800-\udfff]", text):
+            raise UserError(f"the text {text!r} holds bytes that are no UTF-8; remove them")
 
 
 def _groups(vocab: dict[str, int], added: Sequence[str]) -> dict[int, tuple[int, ...]]:

@@ -10,7 +10,7 @@ import tyro
 
 from jaxdiff.cli import exit_code, parse_or_explain
 from jaxdiff.convert import load_model
-from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.data.wordpieces import load_tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.evaluate import arguments, report
 from jaxdiff.evaluate.agreement import agreement, number_captions
@@ -159,7 +159,7 @@ def run_bits(args: arguments.Bits) -> None:
     """Print the likelihood of pictures under a model."""
     pictures = open_samples(args.pictures, args.resolution)
     captions, count = _captions(pictures, args.captions), min(args.count, pictures.count)
-    model, values = load_model(args.model, Tokenizer.load), []
+    model, values = load_model(args.model, load_tokenizer), []
     bits = latent_bits(model, args.steps, args.probes)
     keep_heap(model.num_parameters)
     first = pictures.take(range(count))

@@ -4,6 +4,9 @@ Post-norm, not causal, exact GELU. The mean of the last states, scaled to unit l
 embedding of Reimers & Gurevych 2019 (Sentence-BERT, section 3), by which texts of one meaning are
 near, whatever their words. The configuration's fields are those of a checkpoint's `config.json`.
 
+A UNet reads the states themselves. Those of padding are zero: BERT computes some there, but nothing
+ever trained them. To cross attention a zero is a key that any query may turn to for nothing.
+
 Axis legend: B texts, T tokens, D width, N heads.
 """
 
@@ -22,6 +25,8 @@ from jaxdiff.models.checks import require_divides, require_positive
 from jaxdiff.models.linear import Dense
 from jaxdiff.models.norms import LayerNorm
 from jaxdiff.models.text_encoder import ACTIVATIONS
+
+PAD_ID = 0  # of [PAD] in every published vocabulary
 
 _AT_LEAST_ONE = (
     "vocab_size",
@@ -67,8 +72,8 @@ class SentenceEncoderConfig:
 class SentenceOutput(NamedTuple):
     """What a sentence encoder says of texts, float32."""
 
-    states: jax.Array
-    """[B T D], of every token."""
+    last_hidden: jax.Array
+    """[B T D], of every token; zero at padding."""
     embedding: jax.Array
     """[B D], of unit length: their mean over the tokens that count."""
 
@@ -188,11 +193,17 @@ class SentenceEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> SentenceOutput:
-        """Encode token ids; `mask` says which count and are no padding, at least one of a text."""
+    def __call__(
+        self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"] | None = None
+    ) -> SentenceOutput:
+        """Encode token ids; `mask` says which count and are no padding, at least one of a text.
+
+        Without one, all count but `PAD_ID`.
+        """
+        mask = ids != PAD_ID if mask is None else mask
         x = Embeddings(self.config, self.dtype, name="embeddings")(ids)
         x = Layers(self.config, self.dtype, name="encoder")(x, mask)
-        states: Float[Array, "B T D"] = x.astype(jnp.float32)
         counts = mask[..., None].astype(jnp.float32)
-        mean = jnp.sum(states * counts, axis=1) / jnp.sum(counts, axis=1)
+        states: Float[Array, "B T D"] = x.astype(jnp.float32) * counts
+        mean = jnp.sum(states, axis=1) / jnp.sum(counts, axis=1)
         return SentenceOutput(states, mean / jnp.linalg.norm(mean, axis=-1, keepdims=True))

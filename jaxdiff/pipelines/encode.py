@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxdiff.convert import Model
 from jaxdiff.errors import UserError
-from jaxdiff.models import TextEncoder, TextEncoderConfig
+from jaxdiff.models import SentenceEncoderConfig, TextEncoder, TextEncoderConfig, network
 from jaxdiff.models.lora import Layers, intercept
 from jaxdiff.pipelines.prompts import Tokens
 
@@ -133,11 +133,15 @@ def size_conditioning(
 
 
 def _last(
-    config: TextEncoderConfig, dtype: DTypeLike, variables: Params, ids: Array, clip_skip: int
+    config: TextEncoderConfig | SentenceEncoderConfig,
+    dtype: DTypeLike,
+    variables: Params,
+    ids: Array,
+    clip_skip: int,
 ) -> tuple[Array, None]:
     """States [B C T W] after the final norm, of the encoder without its last `clip_skip` layers."""
     shorter = dataclasses.replace(config, num_hidden_layers=config.num_hidden_layers - clip_skip)
-    output = TextEncoder(shorter, dtype).apply(variables, ids.reshape(-1, ids.shape[-1]))
+    output = network(shorter, dtype).apply(variables, ids.reshape(-1, ids.shape[-1]))
     return output.last_hidden.reshape(*ids.shape, -1), None
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.data.wordpieces import AnyTokenizer
 from jaxdiff.errors import UserError
 
 EMPHASIS = 1.1
@@ -56,7 +56,7 @@ def parse_weights(prompt: str) -> tuple[list[tuple[str, float]], str | None]:
 
 
 def tokenize_prompts(
-    tokenizer: Tokenizer, prompts: Sequence[str], *, max_chunks: int
+    tokenizer: AnyTokenizer, prompts: Sequence[str], *, max_chunks: int
 ) -> tuple[Tokens, list[str]]:
     """Token ids and weights of prompts, and what to tell the user of them.
 
@@ -95,7 +95,7 @@ def tokenize_prompts(
     return Tokens(ids, weights), notes
 
 
-def pad_chunks(tokenizer: Tokenizer, tokens: Tokens, chunks: int) -> Tokens:
+def pad_chunks(tokenizer: AnyTokenizer, tokens: Tokens, chunks: int) -> Tokens:
     """The same prompts in more chunks, the new ones those of an empty prompt.
 
     Args:
@@ -186,7 +186,7 @@ def _joined(runs: list[_Run]) -> list[_Run]:
     return joined or [_Run("", 1.0, ())]
 
 
-def _chunks(tokenizer: Tokenizer, runs: list[_Run]) -> list[list[tuple[int, float, int]]]:
+def _chunks(tokenizer: AnyTokenizer, runs: list[_Run]) -> list[list[tuple[int, float, int]]]:
     """(id, weight, place in the prompt) of every token, in chunks of as many as fit."""
     room = tokenizer.max_length - 2
     chunks: list[list[tuple[int, float, int]]] = [[]]

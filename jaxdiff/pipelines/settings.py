@@ -152,9 +152,11 @@ def _usual(model: Model) -> dict[str, Any]:
     """Guidance as `diffusers` has it by default for this family; LCM's few steps.
 
     Joining chunks is a habit of CLIP's users; encoders of shorter texts are a model's own, which
-    never saw more than one chunk.
+    never saw more than one chunk, and so are BERTs.
     """
-    short = any(tower.config.max_position_embeddings < _CLIP_LENGTH for tower in model.text)
+    short = model.reads_bert or any(
+        tower.config.max_position_embeddings < _CLIP_LENGTH for tower in model.text
+    )
     usual = {"max_chunks": 1} if short else {}
     if model.unet_config.time_cond_proj_dim is not None:
         return {**usual, "guidance_scale": 8.5, "sampler": "lcm", "num_steps": 4}

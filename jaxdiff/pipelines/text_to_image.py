@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 
 from jaxdiff.convert import Model, load_model, model_hash
 from jaxdiff.convert.lora import Lora
-from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.data.wordpieces import load_tokenizer
 from jaxdiff.diffusion.prediction import PREDICTIONS
 from jaxdiff.errors import choose
 from jaxdiff.models import ControlNetConfig, count_parameters
@@ -113,7 +113,7 @@ class TextToImage:
         if prediction is not None:
             choose("prediction", prediction, PREDICTIONS)
         options = {"prediction": prediction, "tokenizer_dir": tokenizer_dir, "variant": variant}
-        model = load_model(where, Tokenizer.load, dtype=DTYPES[dtype], **options)
+        model = load_model(where, load_tokenizer, dtype=DTYPES[dtype], **options)
         names = {"name": extras.name_of(where), "digest": model_hash(where, variant)}
         return cls(model, dtype=dtype, prediction=prediction or "", **names, **hooks)
 

@@ -19,7 +19,6 @@ from jaxdiff.models import (
     Remat,
     TextEncoder,
     TextEncoderConfig,
-    UNet,
     UNetConfig,
     example_inputs,
 )
@@ -35,13 +34,9 @@ from jaxdiff.training.config import (
     TrainConfig,
 )
 from jaxdiff.training.contrastive import contrastive_loss, make_towers
-from jaxdiff.training.diffusion import (
-    Networks,
-    frozen_text,
-    latent_diffusion_loss,
-    start_networks,
-)
+from jaxdiff.training.diffusion import latent_diffusion_loss, make_networks, start_networks
 from jaxdiff.training.finetune import finetune_loss
+from jaxdiff.training.frozen_text import caption_shape, is_cached, text_tower
 from jaxdiff.training.latents import ENCODER
 from jaxdiff.training.methods import scratch
 from jaxdiff.training.sentence import sentence_loss, start_student
@@ -116,20 +111,19 @@ def _autoencoder(run: TrainConfig) -> Blueprint:
 
 
 def _diffusion(run: TrainConfig) -> Blueprint:
-    config, dtype = run.objective, jnp.dtype(run.dtype)
+    config: DiffusionObjective = run.objective
     shape, params = load_autoencoder(config.autoencoder)
-    networks = Networks(
-        Autoencoder(shape, dtype), UNet(config.unet, dtype), TextEncoder(config.text_encoder, dtype)
-    )
+    tower = text_tower(config)
+    networks = make_networks(run, shape, tower)
     batch = _latents(run, shape) if run.data.cache else _picture(run)
     encoder = {} if run.data.cache else {k: params[k] for k in ENCODER if k in params}
-    frozen = {"vae": encoder, **frozen_text(config)}
-    tokens = (config.text_encoder.max_position_embeddings,)
+    text = {tower.name: tower.params} if tower.params and not is_cached(tower, run.data) else {}
+    frozen = {"vae": encoder, **text}
     return Blueprint(
-        init=lambda key: start_networks(networks, frozen)(key, {}),
+        init=lambda key: start_networks(networks, tower)(key, {}),
         frozen=jax.eval_shape(lambda: frozen),
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
-        batch=batch | {"tokens": jax.ShapeDtypeStruct(tokens, jnp.int32)},
+        batch=batch | caption_shape(tower, run.data),
     )
 
 

@@ -81,7 +81,8 @@ class DiffusionObjective:
     """Model directory whose networks and tokenizer training starts from; None starts anew."""
     text: Path | None = None
     """Directory whose `text_encoder/` and `tokenizer/` are used as they are, such as the preset
-    emoji-text makes; None trains them."""
+    emoji-text makes, or the folder of a sentence encoder, beside which `text_encoder` says nothing;
+    None trains them."""
     tokenizer: Path | None = None
     """Model directory whose `tokenizer/` is used; None takes that of `init`, or trains one on the
     captions."""

@@ -3,7 +3,7 @@
     L = w(t) |net(z_t, t, text(caption)) - target|^2                                             (1)
 
 (Rombach et al. 2022, eq. 3), with z_0 of `latents.batch_latents`. The text encoder learns with the
-UNet, or is a given one that stays as it is (Saharia et al. 2022, section 2.1).
+UNet, or is a given one that stays as it is (see `frozen_text`).
 
 Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
 """
@@ -21,16 +21,23 @@ from jaxdiff.convert.autoencoder import load_autoencoder
 from jaxdiff.convert.model import Model, TextTower
 from jaxdiff.convert.model_dir import load_model, save_model
 from jaxdiff.convert.scheduler import NoiseConfig
-from jaxdiff.convert.text_encoder import load_text_encoder
 from jaxdiff.data.sources import Source
-from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.diffusion.losses import diffusion_loss, make_levels, make_weighting
 from jaxdiff.diffusion.prediction import Net
 from jaxdiff.errors import UserError
-from jaxdiff.models import Autoencoder, AutoencoderConfig, TextEncoder, UNet, example_inputs
+from jaxdiff.models import (
+    Autoencoder,
+    AutoencoderConfig,
+    SentenceEncoder,
+    TextEncoder,
+    TextEncoderConfig,
+    UNet,
+    example_inputs,
+    network,
+)
 from jaxdiff.rng import named_keys
-from jaxdiff.training.cache import tree_hash
 from jaxdiff.training.config import DiffusionObjective, LossConfig, TrainConfig
+from jaxdiff.training.frozen_text import caption_data, text_tower
 from jaxdiff.training.latents import batch_latents, latent_data
 from jaxdiff.training.objective import Objective, serve
 from jaxdiff.training.preview import make_preview
@@ -43,7 +50,7 @@ class Networks(NamedTuple):
 
     vae: Autoencoder
     unet: UNet
-    text_encoder: TextEncoder
+    text_encoder: TextEncoder | SentenceEncoder
 
 
 def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Objective:
@@ -61,67 +68,37 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
     config: DiffusionObjective = run.objective
     vae_config, vae_params = load_autoencoder(config.autoencoder)
     _check_sizes(run, vae_config)
-    frozen, dtype = frozen_text(config), jnp.dtype(run.dtype)
-    given = config.text or config.tokenizer or config.init
-    tokenizer = run_tokenizer(config.text_encoder, given, source, workdir)
-    networks = Networks(
-        Autoencoder(vae_config, dtype),
-        UNet(config.unet, dtype),
-        TextEncoder(config.text_encoder, dtype),
-    )
+    tower = text_tower(config)
+    tokenizer = tower.tokenizer
+    if isinstance(tower.config, TextEncoderConfig):
+        given = config.text or config.tokenizer or config.init
+        tokenizer = run_tokenizer(tower.config, given, source, workdir)
+    networks = make_networks(run, vae_config, tower)
     data = latent_data(source, networks.vae, vae_params, run.data)
-    given = {} if config.init is None else _start(config, frozen)
+    captions = caption_data(run, tower, tokenizer, source)
+    kept = {tower.name: tower.params} if tower.params else {}
+    given = {} if config.init is None else _start(config, tower)
 
     def as_model(params: Params, facts: dict) -> Model:
-        name = "text_encoder"
-        tower = TextTower(name, config.text_encoder, {**params, **frozen}[name], tokenizer)
-        parts = config.unet, params["unet"], vae_config, vae_params, (tower,)
+        text = tower._replace(params={**params, **kept}[tower.name], tokenizer=tokenizer)
+        parts = config.unet, params["unet"], vae_config, vae_params, (text,)
         return Model(*parts, noise=config.noise, meta=facts)
 
     return Objective(
-        init=start_networks(networks, frozen),
+        init=start_networks(networks, tower),
         given=given,
-        frozen={"vae": data.frozen, **frozen},
+        frozen={"vae": data.frozen, **captions.frozen},
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
-        batches=serve(data.source, run.data, lambda captions: {"tokens": tokenizer(captions)}),
+        batches=serve(data.source, run.data, captions.read),
         keep=lambda workdir: tokenizer.save(workdir / "tokenizer"),
         preview=make_preview(
             run,
             as_model({"unet": {}, "text_encoder": {}}, {}),
-            lambda params: {**params, **frozen, "vae": vae_params},
+            lambda params: {**params, **kept, "vae": vae_params},
         ),
         export=lambda path, params, facts: save_model(path, as_model(params, about(run, facts))),
-        inputs={**data.inputs, "tokenizer": tokenizer.digest, **_hashes(frozen)},
+        inputs={**data.inputs, **captions.inputs},
     )
-
-
-def frozen_text(config: DiffusionObjective) -> Params:
-    """{"text_encoder": parameters} that stay as they are, or {} where they are trained.
-
-    Raises:
-      UserError: the text encoder cannot be read, is not as the config says, or two tokenizers are
-        given.
-    """
-    if config.text is None:
-        return {}
-    if config.tokenizer is not None:
-        raise UserError("objective.text has a tokenizer of its own: leave objective.tokenizer out")
-    tower = load_text_encoder(config.text, Tokenizer.load)
-    here, there = config.text_encoder, dataclasses.replace(tower.config, projection_dim=None)
-    differ = [
-        f"objective.text_encoder.{field.name}={getattr(here, field.name)}, there it is "
-        f"{getattr(there, field.name)}"
-        for field in dataclasses.fields(here)
-        if getattr(here, field.name) != getattr(there, field.name)
-    ]
-    if differ:
-        raise UserError(f"objective.text={config.text}: {'; '.join(differ)}")
-    params = {name: part for name, part in tower.params.items() if name != "text_projection"}
-    return {tower.name: params}
-
-
-def _hashes(frozen: Params) -> dict[str, str]:
-    return {name: tree_hash(params) for name, params in frozen.items()}
 
 
 def about(run: TrainConfig, facts: dict) -> dict:
@@ -150,10 +127,17 @@ def _check_sizes(run: TrainConfig, vae: AutoencoderConfig) -> None:
         )
 
 
-def start_networks(networks: Networks, frozen: Params) -> Callable:
+def make_networks(run: TrainConfig, vae: AutoencoderConfig, text: TextTower) -> Networks:
+    """The networks of a run."""
+    dtype = jnp.dtype(run.dtype)
+    unet = UNet(run.objective.unet, dtype)
+    return Networks(Autoencoder(vae, dtype), unet, network(text.config, dtype))
+
+
+def start_networks(networks: Networks, text: TextTower) -> Callable:
     """(key, given) -> the given parameters of the UNet and the text encoder, or fresh ones.
 
-    Those of a network in `frozen` are left out.
+    Those of a text encoder that has parameters already are left out.
     """
 
     def init(key: Key[Array, ""], given: Params) -> Params:
@@ -163,7 +147,7 @@ def start_networks(networks: Networks, frozen: Params) -> Callable:
         return {
             name: network.init(keys[name], **example_inputs(network.config))["params"]
             for name, network in (("unet", networks.unet), ("text_encoder", networks.text_encoder))
-            if name not in frozen
+            if name == "unet" or not text.params
         }
 
     return init
@@ -177,8 +161,11 @@ def latent_diffusion_loss(networks: Networks, config: DiffusionObjective, total:
         each = jax.vmap(lambda key: named_keys(key, "z", "loss", "dropout"))(keys.examples)
         masks = each["dropout"] if config.unet.dropout > 0 else None
         z0 = batch_latents(networks.vae, frozen["vae"], batch, each["z"])
-        text = {"params": {**frozen, **params}["text_encoder"]}
-        context = networks.text_encoder.apply(text, batch["tokens"]).last_hidden
+        if "context" in batch:
+            context = batch["context"].astype(jnp.float32)
+        else:
+            text = {"params": {**frozen, **params}["text_encoder"]}
+            context = networks.text_encoder.apply(text, batch["tokens"]).last_hidden
 
         def net(z_t: Array, timestep: Array) -> Array:
             unet = {"params": params["unet"]}
@@ -227,10 +214,10 @@ def denoising_loss(config: LossConfig, noise: NoiseConfig, total: int) -> Callab
     return losses
 
 
-def _start(config: DiffusionObjective, frozen: Params) -> Params:
+def _start(config: DiffusionObjective, text: TextTower) -> Params:
     """The networks of the model directory `config.init`, which must be as the config says.
 
-    Those that are frozen come from elsewhere, and may be others there.
+    A text encoder with parameters is frozen and comes from elsewhere: there may be another one.
     """
     model = load_model(config.init)
     ours = config.unet
@@ -239,13 +226,13 @@ def _start(config: DiffusionObjective, frozen: Params) -> Params:
     )
     for name, here, there in (
         ("unet", ours, unet),
-        ("text_encoder", config.text_encoder, model.text[0].config),
+        ("text_encoder", text.config, model.text[0].config),
         ("noise", _trained(config.noise), _trained(model.noise)),
     ):
-        if here != there and name not in frozen:
+        if here != there and not (name == "text_encoder" and text.params):
             raise UserError(f"objective.init={config.init}: its {name} is not objective.{name}")
     given = {"unet": model.unet_params, "text_encoder": model.text[0].params}
-    return {name: params for name, params in given.items() if name not in frozen}
+    return {name: params for name, params in given.items() if name == "unet" or not text.params}
 
 
 def _trained(noise: NoiseConfig) -> NoiseConfig:

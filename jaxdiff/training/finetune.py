@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from jaxdiff.convert import Model, NoiseConfig, load_model, model_hash
 from jaxdiff.data.sources import Source, make_source
-from jaxdiff.data.tokenizer import Tokenizer
+from jaxdiff.data.wordpieces import load_tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder
 from jaxdiff.rng import named_keys
@@ -134,7 +134,7 @@ def _load(run: TrainConfig) -> Model:
     whole = isinstance(config.method, FullMethod)
     model = load_model(
         config.model,
-        Tokenizer.load,
+        load_tokenizer,
         dtype=np.float32 if whole else jnp.dtype(run.dtype),
         tokenizer_dir=config.tokenizer_dir,
     )
@@ -143,6 +143,9 @@ def _load(run: TrainConfig) -> Model:
             f"objective.model={config.model} is of the family {model.family}; only "
             f"{' and '.join(FAMILIES)} can be fine-tuned, and no distilled (LCM) model"
         )
+    words = isinstance(config.method, TextualInversionMethod)
+    if words or getattr(config.method, "text_encoder", False):
+        model.require_clip("training a text encoder or its words")
     trained = config.method.unet if isinstance(config.method, ScratchMethod) else model.unet_config
     own = trained.sample_size * model.vae_config.downscale
     if run.data.resolution != own:

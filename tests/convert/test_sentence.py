@@ -41,7 +41,8 @@ def test_it_encodes_as_transformers_does(folder):
             input_ids=torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long()
         ).last_hidden_state.numpy()
     out = jax.jit(network(ours.config).apply)({"params": ours.params}, ids, mask)
-    np.testing.assert_allclose(np.asarray(out.states)[mask], theirs[mask], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(out.last_hidden)[mask], theirs[mask], atol=1e-5)
+    assert not np.asarray(out.last_hidden)[~mask].any()
     mean = (theirs * mask[..., None]).sum(1) / mask.sum(1)[:, None]
     unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(out.embedding, unit, atol=1e-5)

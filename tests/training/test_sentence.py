@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused(reader, run, tmp_path):
     refused("hidden_size=32, there it is 16", replace(reader.objective, text_encoder=wide), reader)
     both = replace(reader.objective, tokenizer=tmp_path)
     refused("leave objective.tokenizer out", both, reader)
-    empty = replace(reader.objective, text=tmp_path / "teacher")
+    empty = replace(reader.objective, text=tmp_path / "nowhere")
     refused("holds no text encoder", empty, reader)
     refused("holds no pictures", reader.objective, reader, source=run.data.source)
     refused("cannot be read", run.objective, source="text:nowhere.txt")
