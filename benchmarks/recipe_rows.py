@@ -26,7 +26,7 @@ _FLOW = "--objective.noise.schedule flow --objective.noise.prediction flow"
 # Encoders that stay as they are, trained beforehand: docs/training.md says how.
 _SMALL_TEXT = (
     "--objective.text runs/emoji-text --objective.unet.cross-attention-dim 192 "
-    "--objective.text-encoder.vocab-size 4096 --objective.text-encoder.eos-token-id 4095 "
+    "--objective.text-encoder.vocab-size 8192 --objective.text-encoder.eos-token-id 8191 "
     "--objective.text-encoder.hidden-size 192 --objective.text-encoder.intermediate-size 768 "
     "--objective.text-encoder.num-hidden-layers 3 --objective.text-encoder.num-attention-heads 3"
 )
@@ -53,6 +53,7 @@ ROWS: dict[str, Row] = {
     "rate 5e-4": Row("--optimizer.learning-rate 5e-4"),
     "rate 2e-3": Row("--optimizer.learning-rate 2e-3"),
     "text distilled": Row(_SMALL_TEXT),
+    "text MiniLM": Row("--objective.text runs/minilm --objective.unet.cross-attention-dim 384"),
     "guidance 1": Row(settings={"guidance_scale": 1.0}),
     "guidance 3": Row(settings={"guidance_scale": 3.0}),
     "guidance 9": Row(settings={"guidance_scale": 9.0}),

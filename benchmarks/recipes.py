@@ -1,6 +1,6 @@
 """Which recipe learns fastest: rows that differ in one thing, trained alike, as curves.
 
-    python benchmarks/recipes.py --rows base eps x0 --seeds 0 1 2 --extractor clip:runs/emoji-clip
+    python benchmarks/recipes.py --rows base eps x0 --seeds 0 1 2
 
 A row is the preset `emoji-small` with some options of `train.py`, or some settings of drawing; rows
 that train alike share one training. It is trained in stages; after each, the averaged model draws
@@ -66,13 +66,15 @@ class Arguments:
     """Which."""
     seeds: tuple[int, ...] = (0,)
     """One training of every row for each."""
-    steps: int = 2400
+    steps: int = 1000
     """Of every training."""
-    stages: int = 3
+    stages: int = 2
     """Points of a curve."""
     count: int = 381
     """Pictures of held-out pairs, and of training pairs, that are drawn for each point."""
-    extractor: str = "clip:runs/emoji-clip"
+    draw_steps: int = 10
+    """Sampling steps of these."""
+    extractor: str = "clip:models/emoji-clip"
     """What looks at the pictures, as `python -m jaxdiff.evaluate` names it; reads texts."""
     out: Path = Path("runs/recipes")
     """Work directories, results.jsonl, curves."""
@@ -85,7 +87,7 @@ def train_and_score(args: Arguments, judge: Judge, name: str, seed: int) -> Iter
         steps = args.steps * stage // args.stages
         if not _known(args.out, name, seed, steps):
             model = train(args, row, seed, steps)
-            scores = judge.scores(model, seed, **row.settings)
+            scores = judge.scores(model, seed, num_steps=args.draw_steps, **row.settings)
             told = {"row": name, **asked(args, row), "seed": seed, "pictures": steps * BATCH}
             yield {**told, "scores": scores}
 
@@ -143,7 +145,7 @@ def results(out: Path) -> list[dict[str, Any]]:
 def asked(args: Arguments, row: Row) -> dict[str, Any]:
     """All that a row's result depends on, but for its seed and step; JSON values."""
     settings = json.loads(json.dumps(row.settings))
-    about = {"count": args.count, "extractor": args.extractor}
+    about = {name: getattr(args, name) for name in ("count", "draw_steps", "extractor")}
     return {"options": row.options, "settings": settings, **about}
 
 

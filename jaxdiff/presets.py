@@ -113,9 +113,9 @@ emoji_small = replace(
         ),
     ),
     name="jaxdiff emoji-small",
-    num_steps=8000,
+    num_steps=1000,
     # A rate that depends on no last step: a run can be gone on with, and is a curve.
-    optimizer=replace(emoji64.optimizer, schedule="constant"),
+    optimizer=replace(emoji64.optimizer, schedule="constant", warmup_steps=100),
     preview=replace(emoji64.preview, every=0),
 )
 

@@ -8,12 +8,16 @@ import pytest
 import tyro
 
 import train
+from benchmarks.few_steps import Arguments as FewSteps
+from benchmarks.quality import Arguments as Quality
+from benchmarks.recipes import Arguments as Recipes
 from jaxdiff.convert import __main__ as convert
 from jaxdiff.data.words import Arguments as Words
 from jaxdiff.evaluate import arguments as evaluate
 from jaxdiff.pipelines.cli import Arguments
 from jaxdiff.presets import PRESETS
 from jaxdiff.training.hosts import split_flags
+from jaxdiff.training.near import Arguments as Near
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("models/*/*.md")])
@@ -28,10 +32,14 @@ _PARSERS = {
         evaluate.Arguments, args=arguments, use_underscores=False
     ),
     "jaxdiff/data/words.py": lambda arguments: tyro.cli(Words, args=arguments),
+    "jaxdiff/training/near.py": lambda arguments: tyro.cli(Near, args=arguments),
     "benchmarks/concept_hit_rate.py": None,
+    "benchmarks/few_steps.py": lambda arguments: tyro.cli(FewSteps, args=arguments),
     "benchmarks/grids.py": None,
     "benchmarks/input.py": None,
     "benchmarks/plans.py": None,
+    "benchmarks/quality.py": lambda arguments: tyro.cli(Quality, args=arguments),
+    "benchmarks/recipes.py": lambda arguments: tyro.cli(Recipes, args=arguments),
     "benchmarks/subject.py": None,
     "benchmarks/torture.py": None,
     "benchmarks/weak_scaling.py": None,

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from typing import Any, Protocol, runtime_checkable
 
+from jaxdiff.data.captions import loosened
 from jaxdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,18 @@ def captions_of(source: Source, limit: int | None = None) -> list[str]:
     count = len(source) if limit is None else min(limit, len(source))
     read = source.row if isinstance(source, Corpus) else source.__getitem__
     return [read(index)["caption"] for index in range(count)]
+
+
+def caption_forms(*sources: Source, loosen: bool) -> list[str]:
+    """Every text that a batch may hold, sorted: the captions, none at all, and their loose forms.
+
+    Args:
+      *sources: whose captions.
+      loosen: whether captions are put as people type them (`captions.loosen`).
+    """
+    captions = {"", *(caption for source in sources for caption in captions_of(source))}
+    loose = {form for caption in captions for form in loosened(caption)} if loosen else set()
+    return sorted(captions | loose)
 
 
 def glimpse(source: Source) -> dict[str, Any]:

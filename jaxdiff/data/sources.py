@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from jaxdiff.data.config import DataConfig
-from jaxdiff.data.corpus import Corpus, Example, Source, captions_of, glimpse, skip
+from jaxdiff.data.corpus import Corpus, Example, Source, caption_forms, captions_of, glimpse, skip
 from jaxdiff.data.readers import LazySource, MemorySource
 from jaxdiff.errors import UserError, choose
 
@@ -18,6 +18,7 @@ __all__ = [
     "LazySource",
     "MemorySource",
     "Source",
+    "caption_forms",
     "captions_of",
     "glimpse",
     "make_source",

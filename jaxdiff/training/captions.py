@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxdiff.convert import Model
-from jaxdiff.data.captions import loosened
 from jaxdiff.data.pipeline import Batch, ReadCaptions
-from jaxdiff.data.sources import Source, captions_of
+from jaxdiff.data.sources import Source, caption_forms
 from jaxdiff.errors import UserError
 from jaxdiff.models.lora import Layers
 from jaxdiff.pipelines.encode import TextCondition, encode_text
@@ -56,9 +55,7 @@ def caption_data(run: TrainConfig, trained: Trained, sources: Sequence[Source]) 
 
     if not run.data.cache or trained.trains_text:
         return CaptionData(lambda captions: {"tokens": ids(captions)}, False, {})
-    captions = sorted({"", *(c for source in sources for c in captions_of(source))})
-    if run.data.loosen_captions:
-        captions = sorted({form for c in captions for form in (c, *loosened(c))})
+    captions = caption_forms(*sources, loosen=run.data.loosen_captions > 0)
     rows = _conditions(run, trained, captions, ids(captions))
     place = {caption: number for number, caption in enumerate(captions)}
 

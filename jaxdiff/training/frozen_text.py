@@ -20,9 +20,8 @@ from jaxtyping import Array
 from jaxdiff.convert.model import TextTower
 from jaxdiff.convert.sentence import load_sentences
 from jaxdiff.convert.text_encoder import load_text_encoder
-from jaxdiff.data.captions import loosened
 from jaxdiff.data.pipeline import Batch, ReadCaptions
-from jaxdiff.data.sources import DataConfig, Source, captions_of
+from jaxdiff.data.sources import DataConfig, Source, caption_forms
 from jaxdiff.data.wordpieces import AnyTokenizer, WordPieces, load_tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import SentenceEncoderConfig, network
@@ -100,10 +99,8 @@ def caption_data(
     inputs = {"tokenizer": tokenizer.digest, **{k: tree_hash(v) for k, v in frozen.items()}}
     if not is_cached(tower, run.data):
         return CaptionData(lambda captions: {"tokens": tokenizer(captions)}, frozen, inputs)
-    captions = {"", *captions_of(source)}
-    if run.data.loosen_captions:
-        captions |= {form for caption in captions for form in loosened(caption)}
-    place = {caption: number for number, caption in enumerate(sorted(captions))}
+    captions = caption_forms(source, loosen=run.data.loosen_captions > 0)
+    place = {caption: number for number, caption in enumerate(captions)}
     ids = tokenizer(list(place))
     facts = {
         "config": repr(tower.config),

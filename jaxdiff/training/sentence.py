@@ -21,9 +21,8 @@ from jaxtyping import Array, Bool, Int, Key
 from jaxdiff.convert.model import TextTower
 from jaxdiff.convert.sentence import Sentences, load_sentences
 from jaxdiff.convert.text_encoder import save_text_encoder
-from jaxdiff.data.captions import loosened
 from jaxdiff.data.pipeline import Batch
-from jaxdiff.data.sources import Source, captions_of
+from jaxdiff.data.sources import Source, caption_forms
 from jaxdiff.data.tokenizer import Tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import SentenceEncoder, TextEncoder, example_inputs
@@ -54,7 +53,7 @@ def sentence_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
     teacher = load_sentences(_require_teacher(config))
     _require_width(config, teacher)
     tokenizer = run_tokenizer(config.text, config.tokenizer, source, workdir, "text")
-    captions = _all_captions(run, source)
+    captions = caption_forms(source, loosen=run.data.loosen_captions > 0)
     folder = Path(run.data.cache) if run.data.cache else workdir / "cache"
     rows = embeddings(teacher, captions, folder)
     place = {caption: number for number, caption in enumerate(captions)}
@@ -145,14 +144,6 @@ def _longest(tokenizer: Tokenizer, captions: Sequence[str]) -> int:
     """Tokens of the longest caption, up to its end: what follows changes no causal encoder."""
     ends = (tokenizer(captions) == tokenizer.eos_id).argmax(axis=1)
     return int(ends.max()) + 1
-
-
-def _all_captions(run: TrainConfig, source: Source) -> list[str]:
-    """Every text that a batch may hold."""
-    captions = set(captions_of(source)) | ({""} if run.data.caption_dropout else set())
-    if run.data.loosen_captions:
-        captions |= {form for caption in captions for form in loosened(caption)}
-    return sorted(captions)
 
 
 def _require_teacher(config: SentenceObjective) -> Path:

@@ -113,7 +113,7 @@ def test_what_is_known_is_not_done_again(commands, tmp_path, capsys):
 def test_rows_that_train_alike_share_a_training(commands, tmp_path):
     assert main(ask(tmp_path, "base", "guidance 3")) == 0
     assert commands == ["train.py"]
-    assert commands.settings == [{}, {"guidance_scale": 3.0}]
+    assert commands.settings == [{"num_steps": 10}, {"num_steps": 10, "guidance_scale": 3.0}]
 
 
 @pytest.mark.parametrize(
