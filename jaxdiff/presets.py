@@ -119,7 +119,7 @@ emoji_small = replace(
     preview=replace(emoji64.preview, every=0),
 )
 
-# What judges the emoji: a CLIP of their own, whose text tower is the generator's with a projection.
+# What judges the emoji: a CLIP of their own, which is small, since the pictures are few.
 emoji_clip = replace(
     emoji64,
     objective=ContrastiveObjective(
@@ -140,7 +140,6 @@ emoji_clip = replace(
             patch_size=8,
             projection_dim=128,
         ),
-        tokenizer=Path("models/emoji64"),
         smallest_crop=0.7,
     ),
     data=replace(emoji64.data, batch_size=256, caption_dropout=0.0, flip=False),
