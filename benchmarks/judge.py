@@ -4,7 +4,6 @@ Axis legend: N pictures, D numbers in a feature.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +13,9 @@ from jaxtyping import Float
 from jaxdiff.errors import UserError
 from jaxdiff.evaluate.agreement import AT, agreement
 from jaxdiff.evaluate.extractors import open_extractor
-from jaxdiff.evaluate.features import Extractor, features_of
+from jaxdiff.evaluate.features import Extractor
 from jaxdiff.evaluate.measures import Options, measure
-from jaxdiff.evaluate.samples import open_samples
+from jaxdiff.evaluate.samples import Samples, open_samples
 from jaxdiff.evaluate.statistics import Statistics, statistics_of
 from jaxdiff.pipelines import TextToImage
 
@@ -65,25 +64,27 @@ class Judge:
       count: pairs of each split, the same for every model.
 
     Raises:
-      UserError: the extractor reads no texts, or there are fewer held-out pairs.
+      UserError: the extractor reads no texts, or there are not so many pairs.
     """
 
     def __init__(self, extractor: str, count: int) -> None:
         self.extractor, self.count = open_extractor(extractor), count
         if self.extractor.texts is None:
             raise UserError(f"the extractor {self.extractor.name} reads no texts; give clip:FOLDER")
-
-    @cached_property
-    def pairs(self) -> dict[str, Pairs]:
+        real = {kind: open_samples(f"{CORPUS}@{split}") for kind, split in SPLITS.items()}
+        for samples in real.values():
+            if not max(AT) < count <= samples.count:
+                raise UserError(
+                    f"count is {count}; give {max(AT) + 1} to {samples.count}, the pictures of "
+                    f"{samples.name}"
+                )
+        self.pairs = {kind: self._pairs(samples) for kind, samples in real.items()}
         """By "held out" and "seen"."""
-        return {kind: self._pairs(split) for kind, split in SPLITS.items()}
 
-    def _pairs(self, split: str) -> Pairs:
-        real = open_samples(f"{CORPUS}@{split}")
-        if real.count < self.count:
-            raise UserError(f"count is {self.count}; {real.name} has {real.count} pictures")
+    def _pairs(self, real: Samples) -> Pairs:
         at = np.sort(np.random.default_rng(0).permutation(real.count)[: self.count])
-        captions, features = real.captions(), features_of(real, self.extractor)[at]
+        pictures, captions = real.take(at.tolist()), real.captions()
+        features = self.extractor([np.stack([pictures[i] for i in at.tolist()])])
         statistics = statistics_of(features, self.extractor.name, real.size)
         return Pairs(statistics, [captions[i] for i in at])
 

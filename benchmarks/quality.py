@@ -5,8 +5,10 @@
 Each model draws the held-out pairs of the emoji and as many training pairs, a set for each seed; a
 cell is the mean and the standard deviation over sets. The column `real` is what real pictures
 score: the prompted pairs' own where captions are judged, and where distances are, training pictures
-against other training pictures, as many, which is the floor. Of synonyms, words that no caption
-has, it is asked whether their pictures retrieve the caption that the corpus has for the thing.
+against as many other training pictures, in random parts. That is the floor of unprompted pictures;
+those of a model have the reference's own captions, and may come below it. Of synonyms, words that
+no caption has, it is asked whether a set of their pictures retrieves the caption that the corpus
+has for the thing.
 
 Axis legend: N pictures of a set, D numbers in a feature.
 """
@@ -41,6 +43,7 @@ from jaxdiff.evaluate.samples import open_samples  # noqa: E402
 from jaxdiff.evaluate.statistics import statistics_of  # noqa: E402
 from jaxdiff.models.checks import require_positive  # noqa: E402
 from jaxdiff.pipelines import TextToImage  # noqa: E402
+from jaxdiff.training.near import subject as subject_of  # noqa: E402
 
 _MEASURES = ("frechet", "kid", "cmmd", "manifold")
 _ASKED = ("synonyms", "the same by name")
@@ -162,15 +165,16 @@ def of_synonyms(
 
 
 def require_unknown(synonyms: Sequence[Synonym], known: Sequence[str]) -> None:
-    """Refuse synonyms that captions have, and subjects that none has.
+    """Refuse synonyms whose words a subject has, and subjects that no caption has.
 
     Raises:
       UserError: names the first.
     """
-    subjects = {caption.rpartition(",")[0] for caption in known}
+    subjects = {subject_of(caption) for caption in known}
     for word, subject in synonyms:
-        if word in subjects or subject not in subjects:
-            said = "is a subject of its own" if word in subjects else f"{subject!r} is no subject"
+        having = [each for each in subjects if f" {word} " in f" {each} "]
+        if having or subject not in subjects:
+            said = f"{min(having)!r} has it" if having else f"{subject!r} is no subject"
             raise UserError(f"synonym {word!r} = {subject!r}: {said}")
 
 

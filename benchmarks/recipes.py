@@ -37,6 +37,7 @@ from benchmarks.curves import Axis, curves  # noqa: E402
 from benchmarks.judge import Judge  # noqa: E402
 from benchmarks.recipe_rows import PRESET, ROWS, Row  # noqa: E402
 from jaxdiff.errors import UserError, choose  # noqa: E402
+from jaxdiff.models.checks import require_positive  # noqa: E402
 
 BATCH = 32  # pictures of a step, as the preset has it
 
@@ -88,7 +89,8 @@ def train_and_score(args: Arguments, judge: Judge, name: str, seed: int) -> Iter
         if not _known(args.out, name, seed, steps):
             model = train(args, row, seed, steps)
             scores = judge.scores(model, seed, num_steps=args.draw_steps, **row.settings)
-            told = {"row": name, **asked(args, row), "seed": seed, "pictures": steps * BATCH}
+            about = asked(args, row, judge.extractor.name)
+            told = {"row": name, **about, "seed": seed, "pictures": steps * BATCH}
             yield {**told, "scores": scores}
 
 
@@ -142,21 +144,39 @@ def results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def asked(args: Arguments, row: Row) -> dict[str, Any]:
-    """All that a row's result depends on, but for its seed and step; JSON values."""
+def asked(args: Arguments, row: Row, extractor: str) -> dict[str, Any]:
+    """What a row's result depends on, but for its seed and step; JSON values."""
     settings = json.loads(json.dumps(row.settings))
-    about = {name: getattr(args, name) for name in ("count", "draw_steps", "extractor")}
+    about = {"count": args.count, "draw_steps": args.draw_steps, "extractor": extractor}
     return {"options": row.options, "settings": settings, **about}
 
 
-def require_alike(args: Arguments) -> None:
+def require_text_encoders(rows: tuple[str, ...]) -> None:
+    """Refuse rows whose text encoder is not there, before any training.
+
+    Raises:
+      UserError: names the row and the folder.
+    """
+    for row in rows:
+        words = ROWS[row].options.split()
+        if "--objective.text" in words:
+            folder = Path(words[words.index("--objective.text") + 1])
+            if not folder.is_dir():
+                raise UserError(
+                    f"row {row!r} wants a text encoder in {folder}; make it as docs/training.md "
+                    "says, or choose other --rows"
+                )
+
+
+def require_alike(args: Arguments, extractor: str) -> None:
     """Refuse to go on with results that were had otherwise.
 
     Raises:
       UserError: a row has other options now, or another count of pictures was drawn.
     """
     for known in results(args.out):
-        now = asked(args, ROWS[known["row"]]) if known["row"] in ROWS else {"options": None}
+        row = ROWS.get(known["row"])
+        now = {"options": None} if row is None else asked(args, row, extractor)
         for name, value in now.items():
             if known[name] != value:
                 raise UserError(
@@ -215,9 +235,13 @@ def main(words: list[str]) -> int:
         args = parse_or_explain(lambda: tyro.cli(Arguments, args=words))
         for row in args.rows:
             choose("row", row, ROWS)
+        require_positive("recipes", args, ("stages", "draw_steps"))
+        if args.steps < args.stages:
+            raise UserError(f"--steps {args.steps} are too few for --stages {args.stages}")
+        require_text_encoders(args.rows)
         args.out.mkdir(parents=True, exist_ok=True)
-        require_alike(args)
         judge = Judge(args.extractor, args.count)
+        require_alike(args, judge.extractor.name)
         for seed in args.seeds:
             for row in args.rows:
                 for result in train_and_score(args, judge, row, seed):

@@ -255,5 +255,5 @@ def _index(model: Model, schedulers: dict[str, Any], consistency: bool) -> dict[
 def _text_classes(tower: TextTower) -> tuple[str, str]:
     """The classes of a text encoder and of its tokenizer."""
     if isinstance(tower.config, SentenceEncoderConfig):
-        return "BertModel", "BertTokenizerFast"
+        return "SentenceEncoder", "WordPieces"
     return TEXT_ENCODER.class_names[tower.config.projection_dim is not None], "CLIPTokenizer"

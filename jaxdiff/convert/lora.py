@@ -29,6 +29,7 @@ from jaxdiff.errors import UserError, choose
 from jaxdiff.models.lora import Layers, LoraLayer, kernel_shape
 
 LORA_META = "jaxdiff"  # of a file's header: what a LoRA trained here says of itself, in JSON
+LORA_DRAWS = "draws"  # therein: the settings that it draws best with
 _SHOWN = 3  # names in a message
 _STALE = (names.PEFT_SETTINGS, "sshs_model_hash", "sshs_legacy_hash")  # true of one file only
 
@@ -43,21 +44,6 @@ class Lora:
     """Of the text encoders, by their names."""
     meta: dict[str, str]
     """The header of its file: what the trainer noted."""
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Settings that it draws best with, by its own word; of a distilled one: few steps.
-
-        Raises:
-          UserError: its header is damaged.
-        """
-        try:
-            said = json.loads(self.meta.get(LORA_META, "{}"))
-            return dict(said.get("sampling", {}))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"the LoRA's header {LORA_META!r} cannot be read ({error}); export it again"
-            ) from error
 
     @property
     def parts(self) -> dict[str, Layers]:
@@ -135,6 +121,21 @@ def save_lora(
         write_tensors(file, tensors, dtype, meta)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}") from error
+
+
+def draws(lora: Lora, source: str) -> dict[str, Any]:
+    """Settings that a LoRA draws best with, by its own word: of a student, few steps.
+
+    Raises:
+      UserError: its header is damaged; `source` names the file.
+    """
+    try:
+        return dict(json.loads(lora.meta.get(LORA_META, "{}")).get(LORA_DRAWS, {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source}: what its header says under {LORA_META!r} cannot be read ({error}); export "
+            "the LoRA again"
+        ) from error
 
 
 def lora_hash(path: str | Path) -> str:

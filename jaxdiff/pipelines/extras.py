@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxdiff.convert import Model, TextTower, load_controlnet, model_hash
 from jaxdiff.convert.controlnet import check_controlnet
 from jaxdiff.convert.embeddings import add_embeddings, load_embedding
-from jaxdiff.convert.lora import Lora, load_lora, lora_hash
+from jaxdiff.convert.lora import Lora, draws, load_lora, lora_hash
 from jaxdiff.errors import UserError
 from jaxdiff.models import ControlNetConfig
 from jaxdiff.models.lora import merge_all
@@ -190,9 +190,15 @@ def read_lora(lora: Lora | str | Path, weight: float, model: Model) -> Weighted:
 
 
 def defaults_with(defaults: Settings, loras: Sequence[Weighted]) -> Settings:
-    """The defaults of a model with what its LoRAs recommend; the last one's word counts."""
+    """The defaults of a model with what its LoRAs recommend; the last one's word counts.
+
+    Raises:
+      UserError: what one says of itself cannot be read.
+    """
     for used in loras:
-        defaults = recommended(defaults, used.lora.sampling, used.record["name"] or "the LoRA")
+        if used.weight:
+            source = used.record["name"] or "the LoRA"
+            defaults = recommended(defaults, draws(used.lora, source), source)
     return defaults
 
 

@@ -75,11 +75,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name.replace('_', ' ')} is {value}; give 0 to 1")
-        low, high = self.guidance_interval
-        if not 0 <= low < high <= 1:
+        times = self.guidance_interval
+        if len(times) != 2 or not 0 <= times[0] < times[1] <= 1:
             raise UserError(
-                f"guidance interval is {low:g},{high:g}; give two times of 0 to 1 in order, as "
-                "0.2,0.8"
+                f"guidance interval is {','.join(f'{time:g}' for time in times)}; give two times "
+                "of 0 to 1 in order, as 0.2,0.8"
             )
         if not self.hires_scale <= _LARGEST_SCALE:
             raise UserError(f"hires scale is {self.hires_scale}; give 1 to {_LARGEST_SCALE}")

@@ -123,7 +123,7 @@ def _diffusion(run: TrainConfig) -> Blueprint:
         init=lambda key: start_networks(networks, tower)(key, {}),
         frozen=jax.eval_shape(lambda: frozen),
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
-        batch=batch | caption_shape(tower, run.data),
+        batch=batch | caption_shape(tower, run.data, run.dtype),
     )
 
 
@@ -134,7 +134,7 @@ def _contrastive(run: TrainConfig) -> Blueprint:
     return Blueprint(
         init=lambda key: towers.init(key, {}),
         frozen={},
-        loss=contrastive_loss(towers),
+        loss=contrastive_loss(towers, run.objective.smallest_crop),
         batch=batch | _picture(run),
     )
 

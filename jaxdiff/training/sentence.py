@@ -34,6 +34,7 @@ from jaxdiff.training.step import LossFn, Metrics, Params, StepKeys
 from jaxdiff.training.tokenizer import run_tokenizer
 
 _READ = 32  # tokens of a caption that the teacher reads at the most
+_STEP = 8  # texts are computed in so many tokens, or twice as many, ...
 
 
 def sentence_objective(run: TrainConfig, source: Source, workdir: Path) -> Objective:
@@ -114,6 +115,7 @@ def embeddings(teacher: Sentences, captions: Sequence[str], folder: Path) -> Row
         "teacher": tree_hash(teacher.params),
         "config": repr(teacher.config),
         "tokens": hashlib.sha256(ids.tobytes() + mask.tobytes()).hexdigest(),
+        "grouped by tokens": _STEP,
     }
 
     def encode(params: Params, both: Array) -> Array:
@@ -132,11 +134,11 @@ def embeddings(teacher: Sentences, captions: Sequence[str], folder: Path) -> Row
 
 
 def _widths(mask: Bool[np.ndarray, "N T"]) -> Int[np.ndarray, " N"]:
-    """Tokens to compute for each text: the least multiple of 8 that holds it, or T.
+    """Tokens to compute for each text: the least multiple of `_STEP` that holds it, or T.
 
     Most texts are short, and what is padding changes nothing.
     """
-    used = -8 * (-mask.sum(axis=1) // 8)
+    used = -_STEP * (-mask.sum(axis=1) // _STEP)
     return np.minimum(np.maximum(used, 1), mask.shape[1])
 
 

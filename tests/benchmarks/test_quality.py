@@ -30,7 +30,11 @@ def test_lines_of_another_form_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "subject", "said"),
-    [("cat", "fire engine", "is a subject of its own"), ("puppy", "dog", "'dog' is no subject")],
+    [
+        ("cat", "fire engine", "'cat' has it"),
+        ("engine", "cat", "'fire engine' has it"),
+        ("puppy", "dog", "'dog' is no subject"),
+    ],
 )
 def test_words_of_captions_are_no_synonyms(word, subject, said):
     with pytest.raises(UserError, match=said):
@@ -38,11 +42,19 @@ def test_words_of_captions_are_no_synonyms(word, subject, said):
     require_unknown([Synonym("kitten", "cat"), Synonym("fire truck", "fire engine")], KNOWN)
 
 
-def test_the_floor_is_of_equal_counts():
+def test_the_floor_is_of_equal_counts(monkeypatch):
     """Two halves of one Gaussian: a distance that is all bias, several times over."""
+    counts, real = [], quality.numbers
+
+    def numbers(reference, samples, *rest):
+        counts.append((reference.moments.count, len(samples)))
+        return real(reference, samples, *rest)
+
+    monkeypatch.setattr(quality, "numbers", numbers)
     features = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
     judge = SimpleNamespace(extractor=SimpleNamespace(name="clip-of-a-test", texts=None))
     found = floor(features, 100, judge)
+    assert counts == [(100, 100)] * 5
     assert all(len(values) == 5 for values in found.values())
     assert 0 < np.mean(found["Fréchet distance"]) < 0.5
     assert np.mean(found["precision"]) > 0.6

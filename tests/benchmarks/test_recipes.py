@@ -1,6 +1,7 @@
 """The comparison of recipes: its rows are options of train.py, its table and curves are means."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,22 @@ def test_an_unknown_row_is_refused(tmp_path, capsys):
     assert "unknown row 'epsilon'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stages", "0"], "stages must be at least 1"),
+        (["--steps", "1"], "--steps 1 are too few for --stages 2"),
+        (["--rows", "text MiniLM"], "row 'text MiniLM' wants a text encoder in runs/minilm"),
+    ],
+)
+def test_bad_input(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recipes, "ROWS", {row: ROWS[row] for row in ("base", "text MiniLM")})
+    monkeypatch.chdir(tmp_path)
+    rows = [] if "--rows" in words else ["--rows", "base"]
+    assert main([*rows, *words, "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_an_extractor_that_reads_no_texts_is_refused(tmp_path, capsys):
     assert main(["--extractor", "pixels", "--out", str(tmp_path)]) == 2
     assert "reads no texts" in capsys.readouterr().err
@@ -83,7 +100,7 @@ def commands(monkeypatch):
 
     class Judge:
         def __init__(self, extractor, count):
-            self.settings = settings
+            self.extractor = SimpleNamespace(name="clip-of-a-test")
 
         def scores(self, model, seed, **given):
             settings.append(given)
@@ -121,7 +138,7 @@ def test_rows_that_train_alike_share_a_training(commands, tmp_path):
     [
         ({"options": "--seed 1"}, "had options '--seed 1'"),
         ({"count": 500}, "had count 500, now 381"),
-        ({"extractor": "clip:other"}, "had extractor 'clip:other'"),
+        ({"extractor": "clip-other"}, "had extractor 'clip-other', now 'clip-of-a-test'"),
         ({"row": "forgotten"}, "row 'forgotten' had options"),
     ],
 )

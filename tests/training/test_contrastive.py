@@ -74,7 +74,7 @@ def test_crops_are_squares_of_their_picture():
     np.testing.assert_allclose(steps, np.broadcast_to(steps[:, :1], steps.shape), atol=1e-4)
     assert len(set(steps[:, 0].round(4))) == 8 and 0.5 <= steps.min() and steps.max() <= 1
     assert cut.min() >= 0 and cut.max() <= 31
-    np.testing.assert_allclose(random_crops(slope, keys, 0.5)[3:4], cut[3:4])
+    np.testing.assert_allclose(random_crops(slope[3:4], keys[3:4], 0.5), cut[3:4], atol=1e-5)
     np.testing.assert_allclose(random_crops(slope[:1], keys[:1], 1.0), slope[:1], atol=1e-5)
 
 

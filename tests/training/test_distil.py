@@ -66,11 +66,12 @@ def test_the_student_learns_and_the_teacher_stays(run, name, tiny_model, tmp_pat
 
 def test_a_lora_of_a_damaged_header_is_refused(tiny_model):
     damaged = Lora({}, {}, {"jaxdiff": "{no JSON"})
-    with pytest.raises(UserError, match="header 'jaxdiff' cannot be read"):
+    with pytest.raises(UserError, match="under 'jaxdiff' cannot be read"):
         TextToImage(tiny_model).set_loras([(damaged, 1.0)])
-    strange = Lora({}, {}, {"jaxdiff": '{"sampling": {"speed": 9}}'})
+    strange = Lora({}, {}, {"jaxdiff": '{"draws": {"speed": 9}}'})
     with pytest.raises(UserError, match="unknown setting in the LoRA 'speed'"):
         TextToImage(tiny_model).set_loras([(strange, 1.0)])
+    TextToImage(tiny_model).set_loras([(strange, 0.0)])  # is not used
 
 
 @pytest.fixture

@@ -19,7 +19,14 @@ def asked(tmp_path):
     write_sentences(tmp_path / "teacher")
     (tmp_path / "words.txt").write_text("\n".join(LINES))
     given = [str(tmp_path / name) for name in ("words.txt", "near.txt")]
-    given += ["--teacher", str(tmp_path / "teacher"), "--captions", "shapes", "--resolution", "16"]
+    given += [
+        "--teacher",
+        str(tmp_path / "teacher"),
+        "--captions",
+        "shapes@train",
+        "--resolution",
+        "16",
+    ]
     return [*given, "--cache", str(tmp_path / "cache")]
 
 
@@ -41,7 +48,8 @@ def test_subjects_are_kept_and_others_by_their_cosine(asked, tmp_path, capsys):
     ("extra", "said"),
     [
         (["--reach", "1"], "--reach must be at least -1 and below 1"),
-        (["--captions", "nothing"], "unknown data source 'nothing'"),
+        (["--captions", "nothing@train"], "unknown data source 'nothing'"),
+        (["--captions", "shapes"], "should be SOURCE@SPLIT"),
         (["--teacher", "nowhere"], "nowhere"),
     ],
 )
