@@ -25,7 +25,7 @@ class Row:
 _FLOW = "--objective.noise.schedule flow --objective.noise.prediction flow"
 # Encoders that stay as they are, trained beforehand: docs/training.md says how.
 _SMALL_TEXT = (
-    "--objective.text runs/emoji-text --objective.unet.cross-attention-dim 192 "
+    "--objective.text models/emoji-text --objective.unet.cross-attention-dim 192 "
     "--objective.text-encoder.vocab-size 8192 --objective.text-encoder.eos-token-id 8191 "
     "--objective.text-encoder.hidden-size 192 --objective.text-encoder.intermediate-size 768 "
     "--objective.text-encoder.num-hidden-layers 3 --objective.text-encoder.num-attention-heads 3"
@@ -37,7 +37,10 @@ ROWS: dict[str, Row] = {
     "x0": Row("--objective.noise.prediction x0"),
     "flow": Row(_FLOW),
     "flow as SD3": Row(f"{_FLOW} --objective.loss.level-mean 0.0 --objective.loss.level-std 1.0"),
-    "edm": Row("--objective.noise.prediction edm --objective.noise.sigma-data 1.0"),
+    "edm": Row(
+        "--objective.noise.schedule ve --objective.noise.prediction edm "
+        "--objective.noise.sigma-data 1.0"
+    ),
     "min-snr": Row("--objective.loss.weighting min_snr"),
     "sigmoid": Row("--objective.loss.weighting sigmoid"),
     "levels uniform": Row(
@@ -53,6 +56,7 @@ ROWS: dict[str, Row] = {
     "rate 5e-4": Row("--optimizer.learning-rate 5e-4"),
     "rate 2e-3": Row("--optimizer.learning-rate 2e-3"),
     "text distilled": Row(_SMALL_TEXT),
+    "flow, text distilled": Row(f"{_FLOW} {_SMALL_TEXT}"),
     "text MiniLM": Row("--objective.text runs/minilm --objective.unet.cross-attention-dim 384"),
     "guidance 1": Row(settings={"guidance_scale": 1.0}),
     "guidance 3": Row(settings={"guidance_scale": 3.0}),

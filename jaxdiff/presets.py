@@ -173,12 +173,13 @@ emoji_text = replace(
 emoji64_fast = replace(
     emoji64,
     objective=FinetuneObjective(
-        method=LoraMethod(rank=32, targets="all"), distil=DistilConfig(50, 6.0)
+        method=LoraMethod(rank=32, targets="all"), distil=DistilConfig(24, 6.0)
     ),
     data=replace(emoji64.data, caption_dropout=0.0),
     name="jaxdiff emoji64-fast",
-    num_steps=8000,
-    optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=200),
+    num_steps=1300,
+    optimizer=OptimizerConfig(learning_rate=7e-4, schedule="linear", warmup_steps=50),
+    ema=EMAConfig(decay=0.99),
     preview=replace(emoji64.preview, sampler="lcm", num_steps=4, guidance_scale=1.0),
 )
 

@@ -24,7 +24,7 @@ from jaxdiff.convert.layout import (
 )
 from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
 from jaxdiff.convert.model import Model
-from jaxdiff.convert.replacing import replace_directory, require_writable
+from jaxdiff.convert.replacing import CARD, replace_directory, require_writable
 from jaxdiff.convert.scheduler import NoiseConfig, PredictionName, to_scheduler_config
 from jaxdiff.convert.single_file import load_single_file
 from jaxdiff.convert.tensors import Tensor, open_tensors, read_tensors, write_tensors
@@ -33,7 +33,6 @@ from jaxdiff.errors import UserError
 
 _TOKENIZERS = tuple(str(tokenizer_folder(Path(), tower)) for tower in TOWERS)
 _FOLDERS = (*STEMS, *_TOKENIZERS, SCHEDULER, LOW_RES_SCHEDULER)
-_CARD = "README.md"
 _HISTORY = Path("vae", "training.json")  # how the autoencoder was made, see convert.autoencoder
 
 
@@ -163,7 +162,7 @@ def _replaceable(directory: Path) -> bool:
     if not entries or INDEX in entries:
         return True
     strange = [name for name, folder in entries.items() if folder and name not in _FOLDERS]
-    return not strange and any(name in entries for name in (*_FOLDERS, _CARD))
+    return not strange and any(name in entries for name in (*_FOLDERS, CARD))
 
 
 def _carry_over(old: Path, staged: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from jaxdiff.errors import UserError
 
+CARD = "README.md"  # what somebody wrote of a model
+
 
 def replace_directory(
     directory: str | Path,
@@ -17,7 +19,7 @@ def replace_directory(
     kind: str = "model directory",
     carry_over: Callable[[Path, Path], None] | None = None,
 ) -> None:
-    """Write a directory in the place of an old one; if that fails, the old one stays.
+    """Write a directory in the place of an old one, whose card stays; if it fails, all of it does.
 
     Args:
       directory: its path.
@@ -39,6 +41,8 @@ def replace_directory(
             write(staged)
             if target.exists() and carry_over is not None:
                 carry_over(target, staged)
+            if (target / CARD).is_file() and not (staged / CARD).exists():
+                shutil.copy2(target / CARD, staged / CARD)
             _swap(staged, target, Path(f"{scratch}-old"))
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error.strerror or error}") from error

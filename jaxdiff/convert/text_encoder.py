@@ -10,7 +10,7 @@ from jaxdiff.convert.configs import TEXT_ENCODER, read_config, write_config
 from jaxdiff.convert.layout import TOWERS, LoadTokenizer, tokenizer_folder
 from jaxdiff.convert.merge import from_torch, parameter_shapes, to_torch
 from jaxdiff.convert.model import TextTower
-from jaxdiff.convert.replacing import replace_directory, require_writable
+from jaxdiff.convert.replacing import CARD, replace_directory, require_writable
 from jaxdiff.convert.sentence import read_bert_config
 from jaxdiff.convert.tensors import open_tensors, read_json, write_json, write_tensors
 from jaxdiff.convert.weight_files import STEMS, weight_files
@@ -18,7 +18,7 @@ from jaxdiff.errors import UserError
 
 _NAME = TOWERS[0]
 _KIND = "directory of a text encoder alone"
-_PARTS = {_NAME, str(tokenizer_folder(Path(), _NAME))}
+_PARTS = {_NAME, str(tokenizer_folder(Path(), _NAME)), CARD}
 _PREFIX = "text_model."
 
 

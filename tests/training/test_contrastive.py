@@ -44,7 +44,9 @@ def test_the_loss_falls_and_what_is_learned_is_written(run, tmp_path):
     extractor = open_extractor(f"clip:{tmp_path / 'clip'}")
     assert extractor([np.asarray(short.batch["image"])]).shape == (32, 8)
     assert extractor.texts(["a big red circle"]).embeddings.shape == (1, 8)
-    save_clip(tmp_path / "clip", clip)  # an older one is replaced
+    (tmp_path / "clip" / "README.md").write_text("its card")
+    save_clip(tmp_path / "clip", clip)  # an older one is replaced, and its card stays
+    assert (tmp_path / "clip" / "README.md").read_text() == "its card"
 
 
 def test_where_captions_differ_it_is_the_published_loss():

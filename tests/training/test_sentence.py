@@ -48,6 +48,9 @@ def test_it_says_what_the_teacher_says(run, student):
     """Its loss falls; what is served is the teacher's own word, and what is written reads alike."""
     folder, short = student
     assert short.losses[-1] < 0.2 * short.losses[0]
+    (folder / "README.md").write_text("its card")
+    short.objective.export(folder, short.last, {"step": 31})  # an older one is replaced
+    assert (folder / "README.md").read_text() == "its card"
     teacher = load_sentences(run.objective.teacher)
     tower = load_text_encoder(folder, Tokenizer.load)
     assert tower.config == run.objective.text
