@@ -27,13 +27,12 @@ from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
 or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
-from benchmarks.judge import numbers, open_model  # noqa: E402
+from benchmarks.judge import Pairs, numbers, open_model, some_pairs  # noqa: E402
 from jaxdiff.diffusion.samplers import SAMPLERS  # noqa: E402
-from jaxdiff.errors import choose  # noqa: E402
+from jaxdiff.errors import UserError, choose  # noqa: E402
 from jaxdiff.evaluate.extractors import open_extractor  # noqa: E402
-from jaxdiff.evaluate.features import Extractor, features_of  # noqa: E402
-from jaxdiff.evaluate.samples import Samples, open_samples  # noqa: E402
-from jaxdiff.evaluate.statistics import Statistics, statistics_of  # noqa: E402
+from jaxdiff.evaluate.features import Extractor  # noqa: E402
+from jaxdiff.evaluate.samples import open_samples  # noqa: E402
 from jaxdiff.heap import keep_heap  # noqa: E402
 from jaxdiff.models.checks import require_positive  # noqa: E402
 from jaxdiff.pipelines import TextToImage  # noqa: E402
@@ -55,6 +54,8 @@ class Arguments:
     """Rows, with each of `steps`."""
     steps: tuple[int, ...] = (5, 10, 15, 25, 50)
     """Sampling steps."""
+    count: int | None = None
+    """Pictures of a set, drawn from the corpus at random; None: all of it."""
     seeds: int = 2
     """Sets of pictures; picture i of set k of N has the seed k N + i."""
     guidance_scale: float | None = None
@@ -73,11 +74,9 @@ def images_per_second(pipe: TextToImage, captions: list[str], **settings: Any) -
     return len(captions) / statistics.median(seconds[1:])
 
 
-def draw_and_score(
-    args: Arguments, pipe: TextToImage, real: Samples, reference: Statistics, extractor: Extractor
-) -> None:
+def draw_and_score(args: Arguments, pipe: TextToImage, pairs: Pairs, extractor: Extractor) -> None:
     """Print a row for every sampler and number of steps, as soon as it is known."""
-    captions = real.captions()
+    reference, captions = pairs
     own = numbers(reference, reference.features, extractor, captions)
     print(markdown.head("sampler", "steps", *own, "images/s"))
     print(markdown.row("real pictures", "", *(f"{value:.4g}" for value in own.values()), ""))
@@ -110,12 +109,13 @@ def main(words: list[str]) -> int:
             choose("sampler", sampler, SAMPLERS)
         pipe = open_model(args.model)
         real = open_samples(args.pictures, pipe.image_size)
+        count = real.count if args.count is None else args.count
+        if not 2 <= count <= real.count:
+            raise UserError(f"count is {count}; give 2 to {real.count}, as many as there are")
         extractor = open_extractor(args.extractor)
         keep_heap(pipe.num_parameters)
-        features = features_of(real, extractor)
-        reference = statistics_of(features, extractor.name, real.size)
-        draw_and_score(args, pipe, real, reference, extractor)
-        print(f"\n{args.model}, {real.count} pictures a set, {args.seeds} sets, {extractor.name}; ")
+        draw_and_score(args, pipe, some_pairs(real, count, extractor), extractor)
+        print(f"\n{args.model}, {count} pictures a set, {args.seeds} sets, {extractor.name}; ")
         print(measuring.conditions(measuring.place()))
 
     return exit_code(run)

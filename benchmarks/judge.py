@@ -38,6 +38,15 @@ class Pairs(NamedTuple):
     captions: list[str]
 
 
+def some_pairs(real: Samples, count: int, extractor: Extractor) -> Pairs:
+    """Random `count` pictures of a set, always the same ones, in the set's order."""
+    at = sorted(np.random.default_rng(0).permutation(real.count)[:count].tolist())
+    pictures, captions = real.take(at), real.captions()
+    features = extractor([np.stack([pictures[i] for i in at])])
+    statistics = statistics_of(features, extractor.name, real.size)
+    return Pairs(statistics, [captions[i] for i in at])
+
+
 def numbers(
     reference: Statistics,
     features: Float[np.ndarray, "N D"],
@@ -78,15 +87,8 @@ class Judge:
                     f"count is {count}; give {max(AT) + 1} to {samples.count}, the pictures of "
                     f"{samples.name}"
                 )
-        self.pairs = {kind: self._pairs(samples) for kind, samples in real.items()}
+        self.pairs = {kind: some_pairs(each, count, self.extractor) for kind, each in real.items()}
         """By "held out" and "seen"."""
-
-    def _pairs(self, real: Samples) -> Pairs:
-        at = np.sort(np.random.default_rng(0).permutation(real.count)[: self.count])
-        pictures, captions = real.take(at.tolist()), real.captions()
-        features = self.extractor([np.stack([pictures[i] for i in at.tolist()])])
-        statistics = statistics_of(features, self.extractor.name, real.size)
-        return Pairs(statistics, [captions[i] for i in at])
 
     def draw(
         self, pipe: TextToImage, captions: list[str], number: int, **settings: Any

@@ -17,19 +17,21 @@ class Row:
 
     @property
     def told(self) -> str:
-        """Both, for a table."""
+        """Both, for a table; without the shape of a text encoder that is given."""
+        options = self.options.replace(_SHAPE, "").strip()
         drawn = (f"{name} {value}" for name, value in self.settings.items())
-        return ", ".join(f"`{each}`" for each in (self.options, *drawn) if each)
+        return ", ".join(f"`{each}`" for each in (options, *drawn) if each)
 
 
 _FLOW = "--objective.noise.schedule flow --objective.noise.prediction flow"
-# Encoders that stay as they are, trained beforehand: docs/training.md says how.
-_SMALL_TEXT = (
-    "--objective.text models/emoji-text --objective.unet.cross-attention-dim 192 "
+# The text encoder of docs/training.md, which stays as it is, and its shape.
+_SHAPE = (
+    " --objective.unet.cross-attention-dim 192 "
     "--objective.text-encoder.vocab-size 8192 --objective.text-encoder.eos-token-id 8191 "
     "--objective.text-encoder.hidden-size 192 --objective.text-encoder.intermediate-size 768 "
     "--objective.text-encoder.num-hidden-layers 3 --objective.text-encoder.num-attention-heads 3"
 )
+_SMALL_TEXT = f"--objective.text models/emoji-text{_SHAPE}"
 
 ROWS: dict[str, Row] = {
     "base": Row(),

@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
 
 COLUMNS = (
-    Measured("Fréchet distance, held out", "{x:.3f}"),
+    Measured("Fréchet distance, held out", "{x:.1f}"),
     Measured("retrieval at 10, held out", "{x:.1f}%", 100),
     Measured("retrieval at 10, seen", "{x:.1f}%", 100),
 )
@@ -224,7 +224,7 @@ def draw_curves(found: list[dict[str, Any]], out: Path) -> None:
     """OUT/curves-1.png and so on, one for each column."""
     for number, column in enumerate(COLUMNS, 1):
         axes = Axis("thousand pictures"), Axis(column.name, column.form)
-        drawn = curves(lines(found, column), f"{PRESET}, recipes at equal compute", *axes)
+        drawn = curves(lines(found, column), f"{PRESET}, recipes after as many pictures", *axes)
         drawn.savefig(out / f"curves-{number}.png")
 
 

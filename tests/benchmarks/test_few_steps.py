@@ -35,6 +35,7 @@ def test_the_table(tiny_model_dir, pictures, capsys):
     [
         (["--samplers", "sharp"], "unknown sampler 'sharp'"),
         (["--seeds", "0"], "seeds must be at least 1"),
+        (["--count", "9"], "count is 9; give 2 to 8"),
         (["--extractor", "clip:nowhere"], "nowhere"),
     ],
 )

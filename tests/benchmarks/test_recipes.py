@@ -18,7 +18,7 @@ FOUND = [
         "row": row,
         "seed": seed,
         "pictures": pictures,
-        "scores": {FRECHET: 1 - held, HELD: held, SEEN: 2 * held},
+        "scores": {FRECHET: 100 * (1 - held), HELD: held, SEEN: 2 * held},
     }
     for row, seed, pictures, held in (
         ("base", 0, 1000, 0.1),
@@ -40,8 +40,8 @@ def test_rows_are_options_of_the_preset_and_settings(row, tmp_path):
 
 def test_the_table_has_the_last_stage_over_seeds():
     rows = table(FOUND).splitlines()
-    assert rows[2] == "| base |  | 0.750 ± 0.071 | 25.0% ± 7.1% | 50.0% ± 14.1% | 2 |"
-    assert rows[3] == f"| eps | {ROWS['eps'].told} | 0.950 | 5.0% | 10.0% | 1 |"
+    assert rows[2] == "| base |  | 75.0 ± 7.1 | 25.0% ± 7.1% | 50.0% ± 14.1% | 2 |"
+    assert rows[3] == f"| eps | {ROWS['eps'].told} | 95.0 | 5.0% | 10.0% | 1 |"
 
 
 def test_curves_are_means_over_seeds():
@@ -124,7 +124,7 @@ def test_what_is_known_is_not_done_again(commands, tmp_path, capsys):
     assert (tmp_path / "curves-1.png").is_file()
     assert main(ask(tmp_path, "eps")) == 0
     assert len(commands) == 1 and len(commands.settings) == 1
-    assert "| 0.500 | 50.0% | 50.0% | 1 |" in capsys.readouterr().out
+    assert "| 0.5 | 50.0% | 50.0% | 1 |" in capsys.readouterr().out
 
 
 def test_rows_that_train_alike_share_a_training(commands, tmp_path):
