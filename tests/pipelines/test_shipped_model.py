@@ -12,6 +12,8 @@ PROMPTS = ["cat face, twemoji style", "red heart, noto style"]
 def test_weights_stay_light():
     size = sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors"))
     assert size <= 24e6
+    models = SHIPPED.parent.rglob("*")
+    assert sum(file.stat().st_size for file in models if file.is_file()) <= 40e6
 
 
 @pytest.mark.parity
