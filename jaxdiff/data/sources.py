@@ -19,6 +19,7 @@ __all__ = [
     "MemorySource",
     "Source",
     "caption_forms",
+    "captions_at",
     "captions_of",
     "glimpse",
     "make_source",
@@ -54,6 +55,18 @@ def make_source(config: DataConfig) -> Source:
     if megabytes <= config.memory_mb:
         return MemorySource(source, config.resolution, strict=config.strict)
     return LazySource(source, strict=config.strict)
+
+
+def captions_at(name: str, resolution: int) -> list[str]:
+    """The captions of SOURCE@SPLIT, such as emoji/permissive@train, whose pictures are not read.
+
+    Raises:
+      UserError: the name has another form, or `make_source` refuses it.
+    """
+    source, at, split = name.rpartition("@")
+    if not at:
+        raise UserError(f"--captions {name!r} should be SOURCE@SPLIT")
+    return captions_of(make_source(DataConfig(source=source, split=split, resolution=resolution)))
 
 
 def _open_emoji(name: str, config: DataConfig) -> Corpus:

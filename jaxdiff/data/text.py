@@ -1,10 +1,23 @@
 """Lines of a text file: captions without pictures, for what reads texts alone."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxdiff.data.corpus import Example
 from jaxdiff.errors import UserError
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write what `TextSource` reads.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    try:
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 class TextSource:

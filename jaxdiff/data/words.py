@@ -25,11 +25,10 @@ import tyro
 
 from jaxdiff.cli import exit_code, parse_or_explain
 from jaxdiff.data.captions import emoji_caption, loosened
-from jaxdiff.data.config import DataConfig
-from jaxdiff.data.corpus import captions_of
 from jaxdiff.data.icons import PERMISSIVE
 from jaxdiff.data.npm import Package, fetch
-from jaxdiff.data.sources import make_source
+from jaxdiff.data.sources import captions_at
+from jaxdiff.data.text import write_lines
 from jaxdiff.data.tfds_source import data_folder
 from jaxdiff.errors import UserError
 
@@ -104,20 +103,11 @@ def run(args: Arguments) -> None:
     """Write the file."""
     if args.times < 1:
         raise UserError(f"--times must be at least 1, not {args.times}")
-    captions = []
-    for name in args.captions:
-        source, at, split = name.rpartition("@")
-        if not at:
-            raise UserError(f"--captions {name!r} should be SOURCE@SPLIT")
-        config = DataConfig(source=source, split=split, resolution=args.resolution)
-        captions += captions_of(make_source(config))
+    captions = [c for name in args.captions for c in captions_at(name, args.resolution)]
     data = read_wordnet(data_folder() / "downloads" / "npm")
     forms = [form for caption in captions for form in sorted(loosened(caption))]
     texts = lines(names(data), args.glosses) + captions * args.times + list(dict.fromkeys(forms))
-    try:
-        args.out.write_text("".join(f"{text}\n" for text in texts), "utf-8")
-    except OSError as error:
-        raise UserError(f"{args.out} cannot be written: {error.strerror or error}") from error
+    write_lines(args.out, texts)
     print(f"wrote {args.out}: {len(texts)} lines, {len(captions)} captions {args.times} times")
 
 

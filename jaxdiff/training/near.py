@@ -21,10 +21,12 @@ from jaxtyping import Float
 
 from jaxdiff import platform
 from jaxdiff.cli import exit_code, or_exit, parse_or_explain
+from jaxdiff.convert.replacing import require_writable_file
 from jaxdiff.convert.sentence import Sentences, load_sentences
 from jaxdiff.data.config import DataConfig
 from jaxdiff.data.corpus import captions_of
-from jaxdiff.data.sources import make_source
+from jaxdiff.data.sources import captions_at, make_source
+from jaxdiff.data.text import write_lines
 from jaxdiff.errors import UserError
 from jaxdiff.training.sentence import embeddings
 
@@ -79,20 +81,14 @@ def nearness(
 
 def run(args: Arguments) -> None:
     """Write the lines that are near."""
+    require_writable_file(args.out)
     lines = captions_of(make_source(DataConfig(source=f"text:{args.texts}")))
     teacher = load_sentences(args.teacher)
-    source, at, split = args.captions.rpartition("@")
-    if not at:
-        raise UserError(f"--captions {args.captions!r} should be SOURCE@SPLIT")
-    corpus = DataConfig(source=source, split=split, resolution=args.resolution)
-    anchors = sorted({subject(caption) for caption in captions_of(make_source(corpus))})
+    anchors = sorted({subject(each) for each in captions_at(args.captions, args.resolution)})
     subjects = sorted({subject(line) for line in lines})
     near = dict(zip(subjects, nearness(teacher, subjects, anchors, args.cache), strict=True))
     kept = [line for line in lines if near[subject(line)] >= args.reach]
-    try:
-        args.out.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-    except OSError as error:
-        raise UserError(f"{args.out} cannot be written: {error.strerror or error}") from error
+    write_lines(args.out, kept)
     print(f"wrote {args.out}: {len(kept)} of {len(lines)} lines")
 
 

@@ -57,3 +57,9 @@ def test_bad_input(extra, said, asked, tmp_path, capsys):
     assert near.main([*asked, *extra]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "near.txt").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(asked, tmp_path, capsys):
+    assert near.main([asked[0], str(tmp_path), *asked[2:]]) == 2
+    assert "it is a folder; name a file" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
