@@ -80,7 +80,7 @@ def test_bad_input(words, said, tmp_path, capsys, monkeypatch):
 
 
 def test_an_extractor_that_reads_no_texts_is_refused(tmp_path, capsys):
-    assert main(["--extractor", "pixels", "--out", str(tmp_path)]) == 2
+    assert main(["--rows", "base", "--extractor", "pixels", "--out", str(tmp_path)]) == 2
     assert "reads no texts" in capsys.readouterr().err
 
 
