@@ -27,7 +27,7 @@ from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
 or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
-from benchmarks.judge import Pairs, numbers, open_model, some_pairs  # noqa: E402
+from benchmarks.judge import Pairs, draw, numbers, open_model, some_pairs  # noqa: E402
 from jaxdiff.diffusion.samplers import SAMPLERS  # noqa: E402
 from jaxdiff.errors import UserError, choose  # noqa: E402
 from jaxdiff.evaluate.extractors import open_extractor  # noqa: E402
@@ -86,17 +86,11 @@ def draw_and_score(args: Arguments, pipe: TextToImage, pairs: Pairs, extractor: 
             settings["guidance_scale"] = args.guidance_scale
             sets = []
             for number in range(args.seeds):
-                seeds = range(number * len(captions), (number + 1) * len(captions))
-                features = extractor([pipe(captions, seeds, **settings)])
+                features = draw(pipe, captions, number, extractor, **settings)
                 sets.append(numbers(reference, features, extractor, captions))
-            cells = [_shown([each[name] for each in sets]) for name in own]
+            cells = [markdown.spread([each[name] for each in sets]) for name in own]
             rate = images_per_second(pipe, captions[: args.batch], **settings)
             print(markdown.row(sampler, str(steps), *cells, f"{rate:.3g}"), flush=True)
-
-
-def _shown(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4g}{spread}"
 
 
 def main(words: list[str]) -> int:

@@ -65,6 +65,14 @@ def numbers(
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
+def draw(
+    pipe: TextToImage, captions: list[str], number: int, extractor: Extractor, **settings: Any
+) -> Float[np.ndarray, "N D"]:
+    """Features of set `number` of N pictures, whose picture i has the seed `number` N + i."""
+    seeds = range(number * len(captions), (number + 1) * len(captions))
+    return extractor([pipe(captions, seeds, **settings)])
+
+
 class Judge:
     """Draws pairs with a model and scores them.
 
@@ -90,18 +98,11 @@ class Judge:
         self.pairs = {kind: some_pairs(each, count, self.extractor) for kind, each in real.items()}
         """By "held out" and "seen"."""
 
-    def draw(
-        self, pipe: TextToImage, captions: list[str], number: int, **settings: Any
-    ) -> Float[np.ndarray, "N D"]:
-        """Features of set `number` of N pictures, whose picture i has the seed `number` N + i."""
-        seeds = range(number * len(captions), (number + 1) * len(captions))
-        return self.extractor([pipe(captions, seeds, **settings)])
-
     def scores(self, model: str | Path, number: int = 0, **settings: Any) -> dict[str, float]:
         """Scores of one set by "NAME, SPLIT"."""
         pipe, found = open_model(str(model)), {}
         for kind, pairs in self.pairs.items():
-            features = self.draw(pipe, pairs.captions, number, **settings)
+            features = draw(pipe, pairs.captions, number, self.extractor, **settings)
             each = numbers(pairs.reference, features, self.extractor, pairs.captions)
             found |= {f"{name}, {kind}": value for name, value in each.items()}
         return found

@@ -31,12 +31,11 @@ from jaxdiff.cli import exit_code, or_exit, parse_or_explain  # noqa: E402
 or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
-from benchmarks.judge import CORPUS, Judge, Pairs, numbers, open_model  # noqa: E402
+from benchmarks.judge import CORPUS, Judge, Pairs, draw, numbers, open_model  # noqa: E402
 from jaxdiff.data.captions import emoji_caption  # noqa: E402
 from jaxdiff.data.icons import PERMISSIVE  # noqa: E402
 from jaxdiff.errors import UserError  # noqa: E402
 from jaxdiff.evaluate.agreement import agreement  # noqa: E402
-from jaxdiff.evaluate.counts import spread  # noqa: E402
 from jaxdiff.evaluate.diversity import diversity  # noqa: E402
 from jaxdiff.evaluate.features import features_of  # noqa: E402
 from jaxdiff.evaluate.samples import open_samples  # noqa: E402
@@ -126,7 +125,7 @@ def of_model(pipe: TextToImage, judge: Judge, kind: str, seeds: int) -> Scores:
     """All scores of a model on the pairs of a kind."""
     pairs, found, drawn = judge.pairs[kind], {}, []
     for number in range(seeds):
-        drawn.append(judge.draw(pipe, pairs.captions, number))
+        drawn.append(draw(pipe, pairs.captions, number, judge.extractor))
         each = numbers(pairs.reference, drawn[-1], judge.extractor, pairs.captions, _MEASURES)
         add(found, each)
     if seeds > 1:
@@ -159,7 +158,7 @@ def of_synonyms(
     ]
     wanted, found = np.array([place[name] for _, name in asked]), {}
     for kind, prompts in zip(_ASKED, zip(*asked, strict=True), strict=True):
-        fit = agreement(judge.draw(pipe, list(prompts), 0), texts.embeddings, wanted)
+        fit = agreement(draw(pipe, list(prompts), 0, judge.extractor), texts.embeddings, wanted)
         add(found, {f"retrieval at 10, {kind}": fit.retrieval[10]})
     return found
 
@@ -183,15 +182,9 @@ def show(title: str, columns: dict[str, Scores]) -> None:
     names = dict.fromkeys(name for scores in columns.values() for name in scores)
     print(f"\n{title}\n\n{markdown.head('measure', *columns)}")
     for name in names:
-        cells = [_cell(scores.get(name)) for scores in columns.values()]
+        found = [scores.get(name) for scores in columns.values()]
+        cells = ["–" if values is None else markdown.spread(values) for values in found]
         print(markdown.row(name, *cells), flush=True)
-
-
-def _cell(values: list[float] | None) -> str:
-    if values is None:
-        return "–"
-    found = spread(values)
-    return f"{found.mean:.4g}" + (f" ± {found.std:.2g}" if found.count > 1 else "")
 
 
 def main(words: list[str]) -> int:

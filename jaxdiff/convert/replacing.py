@@ -19,7 +19,7 @@ def replace_directory(
     kind: str = "model directory",
     carry_over: Callable[[Path, Path], None] | None = None,
 ) -> None:
-    """Write a directory in the place of an old one, whose card stays; if it fails, all of it does.
+    """Write a directory in the place of an old one, whose card stays; or leave it as it was.
 
     Args:
       directory: its path.

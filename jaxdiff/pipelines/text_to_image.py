@@ -157,8 +157,9 @@ class TextToImage:
           UserError: a file is no LoRA, or one for another kind of model.
         """
         used = tuple(extras.read_lora(lora, weight, self.model) for lora, weight in loras)
-        self.defaults = extras.defaults_with(self._own_defaults, used)
+        defaults = extras.defaults_with(self._own_defaults, used)
         self._take({}, loras=used, merge=merge)
+        self.defaults = defaults
 
     def add_embedding(self, path: str | Path) -> str:
         """Learn the word of a textual inversion; returns it, as prompts write it.
