@@ -1,4 +1,4 @@
-r"""Consistency distillation: a student that goes from any noise level to the data in one step.
+r"""Consistency distillation: a student that goes from any noise level far ahead in one step.
 
 A teacher's probability-flow ODE leads every x_t to one x0. The consistency function f gives that x0
 at once, and so agrees with itself along each way:
@@ -18,6 +18,15 @@ consistency training (section 3.2).
 What a student predicts of x0 is f: at sigma = 0 the target is x_b, whatever the network says there.
 `samplers.lcm` draws with it.
 
+A student that is to draw in K steps need not go all the way at once. Where the grid is cut into K
+segments, it learns to go to the end e of each (Heek et al. 2024, multistep consistency models,
+algorithm 1), and `samplers.ddim` in K steps draws with it:
+
+    L = d(f(x_a, a), g),    DDIM(x_a, g, a, e) = DDIM(x_b, f(x_b, b), b, e)                      (4)
+
+The target g is the x0 by which one step from x_a leads where the student goes from x_b. With one
+segment e is the data's end, g = f(x_b, b), and (4) is (2).
+
 Axis legend: B examples, D numbers of one.
 """
 
@@ -30,7 +39,7 @@ from jaxtyping import Array, Float, Key
 from jaxdiff.diffusion.arrays import expand
 from jaxdiff.diffusion.grids import Grid
 from jaxdiff.diffusion.prediction import Denoise
-from jaxdiff.diffusion.stepping import Point, first_order
+from jaxdiff.diffusion.stepping import Point, first_order, x0_between
 from jaxdiff.rng import named_keys, normal_each
 
 _HUBER = 0.00054
@@ -42,8 +51,9 @@ def consistency_loss(
     grid: Grid,
     x0: Float[Array, "B ..."],
     keys: Key[Array, " B"],
+    segments: int = 1,
 ) -> Float[Array, " B"]:
-    """The loss of each example, eq. (2), at a level of the grid that is drawn for it.
+    """The loss of each example, eq. (4), at a level of the grid that is drawn for it.
 
     Args:
       student: (x_t, t) -> x0, its parameters and the prompt closed over.
@@ -51,14 +61,23 @@ def consistency_loss(
       grid: levels from noisy to clean; any two neighbours are a and b.
       x0: data in [-1, 1] or latents of unit variance.
       keys: one key per example, spent here for its level and its noise.
+      segments: K, which divides the grid's steps; 1 for a student that goes to the data at once.
+
+    Raises:
+      ValueError: the grid cannot be cut into so many equal segments.
     """
+    if grid.n % segments:
+        raise ValueError(f"{grid.n} steps of a grid are not {segments} equal segments")
     each = jax.vmap(lambda key: named_keys(key, "level", "eps"))(keys)
     level = jax.vmap(lambda key: jax.random.randint(key, (), 0, grid.n))(each["level"])
-    a, b = levels_at(grid, level, x0), levels_at(grid, level + 1, x0)
+    length = grid.n // segments
+    end = (level // length + 1) * length
+    a, b, e = (levels_at(grid, i, x0) for i in (level, level + 1, end))
     x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
     x_a = a.alpha * x0 + a.sigma * normal_each(each["eps"], x0.shape[1:])
-    x_b = jax.lax.stop_gradient(first_order(x_a, teacher(x_a, a.t), a, b))
-    target = jnp.where(b.sigma > 0, jax.lax.stop_gradient(student(x_b, b.t)), x_b)
+    x_b = first_order(x_a, teacher(x_a, a.t), a, b)
+    x_e = jnp.where(expand(level + 1 < end, x0), first_order(x_b, student(x_b, b.t), b, e), x_b)
+    target = jax.lax.stop_gradient(x0_between(x_a, x_e, a, e))
     return pseudo_huber(student(x_a, a.t), target)
 
 

@@ -88,6 +88,12 @@ def first_order(x: Array, x0: Array, a: Point, b: Point, sigma: Array | None = N
     return b.alpha * x0 + (b.sigma if sigma is None else sigma) * eps_at(x, x0, a)
 
 
+def x0_between(x: Array, x_b: Array, a: Point, b: Point) -> Array:
+    """The x0 [B ...] by which eq. (1) leads from x at level a to x_b at level b, less noisy."""
+    kept = b.sigma / a.sigma
+    return (x_b - kept * x) / (b.alpha - kept * a.alpha)
+
+
 def ratio(a: Point, b: Point) -> Array:
     """The r = s_b / s_a of eq. (2), in [0, 1], any shape; 0 where alpha_a = 0 or sigma_b = 0."""
     below = a.sigma * b.alpha

@@ -67,6 +67,6 @@ def distil_loss(run: TrainConfig, trained: Trained, vae: Autoencoder) -> LossFn:
             denoiser(net, process, row) for net in (taught, unprompted, learning)
         )
         teacher = classifier_free(prompted, empty, config.guidance_scale)
-        return consistency_loss(student, teacher, grid, z0, each["loss"]), {}
+        return consistency_loss(student, teacher, grid, z0, each["loss"], config.segments), {}
 
     return loss

@@ -111,9 +111,9 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """Distillation to few steps (Luo et al. 2023, LCM): the model as it is teaches what is trained.
+    """Consistency distillation to few steps: the model as it is teaches what is trained.
 
-    The whole UNet or a LoRA learns to draw in one to four steps of the sampler lcm, at guidance 1.
+    The whole UNet or a LoRA learns to draw in few steps, at guidance 1.
     """
 
     levels: int = 0
@@ -121,18 +121,25 @@ class DistilConfig:
     train by denoising."""
     guidance_scale: float = 4.0
     """Of the teacher; the student has it built in."""
+    segments: int = 1
+    """Equal parts of the grid, to whose ends the student goes at once: it draws in as many steps of
+    the sampler ddim (Heek et al. 2024). With 1 it goes to the data, and draws in one to four steps
+    of lcm (Luo et al. 2023)."""
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range, and a scale that would be ignored."""
         fine = self.levels == 0 or self.levels >= 2
         require(fine, "objective.distil.levels", self, "0 or at least 2")
+        divides = self.segments >= 1 and self.levels % self.segments == 0
+        require(divides, "objective.distil.segments", self, "at least 1, a divisor of the levels")
         scale = self.guidance_scale
         require(math.isfinite(scale), "objective.distil.guidance_scale", self, "a finite number")
-        if not self.levels and scale != type(self).guidance_scale:
-            raise UserError(
-                "objective.distil.guidance_scale does nothing without a teacher: set "
-                "objective.distil.levels, or leave it out"
-            )
+        for name in () if self.levels else ("segments", "guidance_scale"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise UserError(
+                    f"objective.distil.{name} does nothing without a teacher: set "
+                    "objective.distil.levels, or leave it out"
+                )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,6 @@ UNET_TARGETS = {
     "all": r"attentions_\d+/|resnets_\d+/|samplers_0/",
 }
 STUDENT_SCHEDULE = "trailing"  # a student learns between its levels, and so draws at them
-_STUDENT_DRAWS = {**FEW_STEPS, "schedule": STUDENT_SCHEDULE, "guidance_scale": 1.0}
 TEXT_TARGETS = {"attention": TARGETS["text_attention"]}  # of the others: every layer
 
 
@@ -155,9 +154,16 @@ def _descended(run: TrainConfig, model: Model, facts: dict) -> dict[str, Any]:
     """
     inherited = {key: model.meta[key] for key in ("licence", "sampling") if key in model.meta}
     if run.objective.distil.levels:
-        inherited["sampling"] = _STUDENT_DRAWS
+        inherited["sampling"] = student_draws(run)
     own = {key: value for key, value in about(run, facts).items() if value and key != "sampling"}
     return {**inherited, **own}
+
+
+def student_draws(run: TrainConfig) -> dict[str, Any]:
+    """The settings that a distilled student draws with: a step for each of its segments."""
+    segments = run.objective.distil.segments
+    how = FEW_STEPS if segments == 1 else {"sampler": "ddim", "num_steps": segments}
+    return {**how, "schedule": STUDENT_SCHEDULE, "guidance_scale": 1.0}
 
 
 def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
@@ -190,7 +196,7 @@ def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
         text = {tower.name: params.get(tower.name, {}) for tower in model.text}
         own = {key: value for key, value in about(run, facts).items() if key != "sampling"}
         if run.objective.distil.levels:
-            own[LORA_DRAWS] = _STUDENT_DRAWS
+            own[LORA_DRAWS] = student_draws(run)
         meta = {LORA_META: json.dumps(own)}
         save_lora(path, Lora(params["unet"], text, meta), model, layout=config.layout)
 

@@ -64,6 +64,17 @@ def test_the_student_learns_and_the_teacher_stays(run, name, tiny_model, tmp_pat
     assert (settings.sampler, settings.num_steps, settings.guidance_scale) == ("lcm", 4, 1.0)
 
 
+def test_a_student_of_segments_draws_a_step_for_each(run, tiny_model, tmp_path):
+    run = with_objective(run, distil=replace(run.objective.distil, segments=2))
+    short = train_shortly(run, tmp_path)
+    assert short.losses[-1] < 0.95 * short.losses[0]
+    short.objective.export(tmp_path / "fast.safetensors", short.last, {"step": 12})
+    pipe = TextToImage(tiny_model)
+    pipe.set_loras([(tmp_path / "fast.safetensors", 1.0)])
+    assert (pipe.defaults.sampler, pipe.defaults.num_steps) == ("ddim", 2)
+    assert (pipe.defaults.schedule, pipe.defaults.guidance_scale) == ("trailing", 1.0)
+
+
 def test_a_lora_of_a_damaged_header_is_refused(tiny_model):
     damaged = Lora({}, {}, {"jaxdiff": "{no JSON"})
     with pytest.raises(UserError, match="under 'jaxdiff' cannot be read"):
