@@ -29,7 +29,7 @@ def curves(
       across: the axis of x, marked where points lie.
       up: the axis of y.
     """
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(7.5, max(4.5, 0.24 * len(lines))), layout="constrained")
     axes = figure.subplots()
     colours = mpl.color_sequences["tab10"]
     for number, (name, points) in enumerate(lines.items()):

@@ -37,7 +37,7 @@ from jaxdiff.heap import keep_heap  # noqa: E402
 from jaxdiff.models.checks import require_positive  # noqa: E402
 from jaxdiff.pipelines import TextToImage  # noqa: E402
 
-_TIMED = 9  # batches
+_TIMED = 5  # batches
 
 
 @dataclass(frozen=True)

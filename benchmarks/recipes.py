@@ -191,15 +191,16 @@ def _known(out: Path, row: str, seed: int, steps: int) -> bool:
 
 
 def lines(found: list[dict[str, Any]], column: Measured) -> dict[str, list[tuple[float, float]]]:
-    """Row -> (thousands of pictures seen, mean over seeds), in order."""
+    """Row -> (thousands of pictures seen, mean over seeds), in order; highest ends first."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in found:
         value = column.factor * result["scores"][column.name]
         values[result["row"]][result["pictures"]].append(value)
-    return {
+    points = {
         row: [(count / 1000, float(np.mean(each[count]))) for count in sorted(each)]
         for row, each in values.items()
     }
+    return dict(sorted(points.items(), key=lambda line: -line[1][-1][1]))
 
 
 def table(found: list[dict[str, Any]]) -> str:
