@@ -14,14 +14,14 @@ def head(*names: str) -> str:
     return row(*names) + "\n" + "|---" * len(names) + "|"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], mean: str = "{x:.4g}", deviation: str = "{x:.2g}") -> str:
     """A cell: the mean of several measurements and, of more than one, their standard deviation.
 
-    >>> spread([1.0, 3.0]), spread([0.5])
-    ('2 ± 1.4', '0.5')
+    >>> spread([1.0, 3.0]), spread([0.5]), spread([1.0, 3.0], "{x:.1f}%", "{x:.1f}%")
+    ('2 ± 1.4', '0.5', '2.0% ± 1.4%')
     """
-    deviation = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4g}{deviation}"
+    about = " ± " + deviation.format(x=statistics.stdev(values)) if len(values) > 1 else ""
+    return mean.format(x=statistics.mean(values)) + about
 
 
 def row(*cells: str) -> str:

@@ -210,15 +210,13 @@ def table(found: list[dict[str, Any]]) -> str:
     for row in ROWS:
         ends = [r["scores"] for r in found if r["row"] == row and r["pictures"] == last]
         if ends:
-            cells = [_shown([end[each.name] for end in ends], each) for each in COLUMNS]
+            cells = [_cell([end[each.name] for end in ends], each) for each in COLUMNS]
             out.append(markdown.row(row, ROWS[row].told, *cells, str(len(ends))))
     return "\n".join(out)
 
 
-def _shown(values: list[float], column: Measured) -> str:
-    scaled = column.factor * np.array(values)
-    spread = f" ± {column.form.format(x=scaled.std(ddof=1))}" if len(values) > 1 else ""
-    return column.form.format(x=scaled.mean()) + spread
+def _cell(values: list[float], column: Measured) -> str:
+    return markdown.spread([column.factor * x for x in values], column.form, column.form)
 
 
 def draw_curves(found: list[dict[str, Any]], out: Path) -> None:

@@ -154,12 +154,12 @@ def _descended(run: TrainConfig, model: Model, facts: dict) -> dict[str, Any]:
     """
     inherited = {key: model.meta[key] for key in ("licence", "sampling") if key in model.meta}
     if run.objective.distil.levels:
-        inherited["sampling"] = student_draws(run)
+        inherited["sampling"] = _student_draws(run)
     own = {key: value for key, value in about(run, facts).items() if value and key != "sampling"}
     return {**inherited, **own}
 
 
-def student_draws(run: TrainConfig) -> dict[str, Any]:
+def _student_draws(run: TrainConfig) -> dict[str, Any]:
     """The settings that a distilled student draws with: a step for each of its segments."""
     segments = run.objective.distil.segments
     how = FEW_STEPS if segments == 1 else {"sampler": "ddim", "num_steps": segments}
@@ -196,7 +196,7 @@ def lora(run: TrainConfig, model: Model, source: Source) -> Trained:
         text = {tower.name: params.get(tower.name, {}) for tower in model.text}
         own = {key: value for key, value in about(run, facts).items() if key != "sampling"}
         if run.objective.distil.levels:
-            own[LORA_DRAWS] = student_draws(run)
+            own[LORA_DRAWS] = _student_draws(run)
         meta = {LORA_META: json.dumps(own)}
         save_lora(path, Lora(params["unet"], text, meta), model, layout=config.layout)
 
