@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tyro
@@ -32,8 +31,9 @@ or_exit(platform.configure)
 
 from benchmarks import markdown, measuring  # noqa: E402
 from benchmarks.judge import CORPUS, Judge, Pairs, draw, numbers, open_model  # noqa: E402
-from jaxdiff.data.captions import emoji_caption  # noqa: E402
+from jaxdiff.data.captions import emoji_caption, subject_of  # noqa: E402
 from jaxdiff.data.icons import PERMISSIVE  # noqa: E402
+from jaxdiff.data.synonyms import Synonym, read_synonyms  # noqa: E402
 from jaxdiff.errors import UserError  # noqa: E402
 from jaxdiff.evaluate.agreement import agreement  # noqa: E402
 from jaxdiff.evaluate.diversity import diversity  # noqa: E402
@@ -42,7 +42,6 @@ from jaxdiff.evaluate.samples import open_samples  # noqa: E402
 from jaxdiff.evaluate.statistics import statistics_of  # noqa: E402
 from jaxdiff.models.checks import require_positive  # noqa: E402
 from jaxdiff.pipelines import TextToImage  # noqa: E402
-from jaxdiff.training.near import subject as subject_of  # noqa: E402
 
 _MEASURES = ("frechet", "kid", "cmmd", "manifold")
 _ASKED = ("synonyms", "the same by name")
@@ -66,35 +65,6 @@ class Arguments:
     """Pairs of each split."""
     synonyms: Path | None = Path(__file__).with_name("synonyms.txt")
     """A file with a line for each: SYNONYM = SUBJECT; None asks of none."""
-
-
-class Synonym(NamedTuple):
-    """Two words for one thing."""
-
-    word: str
-    subject: str
-    """What captions call it."""
-
-
-def read_synonyms(path: Path) -> list[Synonym]:
-    """Lines SYNONYM = SUBJECT; # begins a comment.
-
-    Raises:
-      UserError: the file cannot be read, or a line has another form.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--synonyms {path} cannot be read: {error}") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if text:
-            word, equals, subject = (part.strip() for part in text.partition("="))
-            if not (word and equals and subject):
-                raise UserError(f"{path}, line {number}: {line!r} should be SYNONYM = SUBJECT")
-            found.append(Synonym(word, subject))
-    return found
 
 
 def floor(features: Features, count: int, judge: Judge) -> Scores:

@@ -30,6 +30,15 @@ def emoji_caption(subject: str, style: str) -> str:
     return f"{subject}, {style} style"
 
 
+def subject_of(caption: str) -> str:
+    """What stands before the first comma.
+
+    >>> subject_of("kitten, noto style")
+    'kitten'
+    """
+    return caption.partition(",")[0].strip()
+
+
 def loosen(caption: str, draw: float) -> str:
     """The caption as somebody might type it, chosen by `draw` in [0, 1).
 

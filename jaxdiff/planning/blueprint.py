@@ -36,7 +36,7 @@ from jaxdiff.training.config import (
 from jaxdiff.training.contrastive import contrastive_loss, make_towers
 from jaxdiff.training.diffusion import latent_diffusion_loss, make_networks, start_networks
 from jaxdiff.training.finetune import finetune_loss
-from jaxdiff.training.frozen_text import caption_shape, is_cached, text_tower
+from jaxdiff.training.given_text import caption_shape, is_cached, text_tower
 from jaxdiff.training.latents import ENCODER
 from jaxdiff.training.methods import scratch
 from jaxdiff.training.sentence import sentence_loss, start_student

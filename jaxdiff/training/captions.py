@@ -55,7 +55,7 @@ def caption_data(run: TrainConfig, trained: Trained, sources: Sequence[Source]) 
 
     if not run.data.cache or trained.trains_text:
         return CaptionData(lambda captions: {"tokens": ids(captions)}, False, {})
-    captions = caption_forms(*sources, loosen=run.data.loosen_captions > 0)
+    captions = caption_forms(*sources, config=run.data)
     rows = _conditions(run, trained, captions, ids(captions))
     place = {caption: number for number, caption in enumerate(captions)}
 

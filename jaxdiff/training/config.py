@@ -83,11 +83,21 @@ class DiffusionObjective:
     """Directory whose `text_encoder/` and `tokenizer/` are used as they are, such as the preset
     emoji-text makes, or the folder of a sentence encoder, beside which `text_encoder` says nothing;
     None trains them."""
+    text_learns: bool = False
+    """Begin with the text encoder of `text`, and train it with the UNet."""
     tokenizer: Path | None = None
     """Model directory whose `tokenizer/` is used; None takes that of `init`, or trains one on the
     captions."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Noise levels and weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse a text encoder that is to learn and is none."""
+        if self.text_learns and self.text is None:
+            raise UserError(
+                "objective.text_learns says how objective.text is used: give objective.text, or "
+                "leave it out (without it a new text encoder learns in any case)"
+            )
 
 
 @dataclass(frozen=True)

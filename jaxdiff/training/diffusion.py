@@ -3,7 +3,7 @@
     L = w(t) |net(z_t, t, text(caption)) - target|^2                                             (1)
 
 (Rombach et al. 2022, eq. 3), with z_0 of `latents.batch_latents`. The text encoder learns with the
-UNet, or is a given one that stays as it is (see `frozen_text`).
+UNet, from nothing or as a given one, or is given and stays as it is (see `given_text`).
 
 Axis legend: B examples, h w latent pixels, Z latent channels, T tokens.
 """
@@ -37,7 +37,7 @@ from jaxdiff.models import (
 )
 from jaxdiff.rng import named_keys
 from jaxdiff.training.config import DiffusionObjective, LossConfig, TrainConfig
-from jaxdiff.training.frozen_text import caption_data, text_tower
+from jaxdiff.training.given_text import caption_data, given_tower, text_tower
 from jaxdiff.training.latents import batch_latents, latent_data
 from jaxdiff.training.objective import Objective, serve
 from jaxdiff.training.preview import make_preview
@@ -71,13 +71,12 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
     tower = text_tower(config)
     tokenizer = tower.tokenizer
     if isinstance(tower.config, TextEncoderConfig):
-        given = config.text or config.tokenizer or config.init
-        tokenizer = run_tokenizer(tower.config, given, source, workdir)
+        place = config.text or config.tokenizer or config.init
+        tokenizer = run_tokenizer(tower.config, place, source, workdir)
     networks = make_networks(run, vae_config, tower)
     data = latent_data(source, networks.vae, vae_params, run.data)
     captions = caption_data(run, tower, tokenizer, source)
     kept = {tower.name: tower.params} if tower.params else {}
-    given = {} if config.init is None else _start(config, tower)
 
     def as_model(params: Params, facts: dict) -> Model:
         text = tower._replace(params={**params, **kept}[tower.name], tokenizer=tokenizer)
@@ -86,7 +85,7 @@ def diffusion_objective(run: TrainConfig, source: Source, workdir: Path) -> Obje
 
     return Objective(
         init=start_networks(networks, tower),
-        given=given,
+        given=_start(config, tower),
         frozen={"vae": data.frozen, **captions.frozen},
         loss=latent_diffusion_loss(networks, config, run.data.batch_size),
         batches=serve(data.source, run.data, captions.read),
@@ -135,20 +134,22 @@ def make_networks(run: TrainConfig, vae: AutoencoderConfig, text: TextTower) -> 
 
 
 def start_networks(networks: Networks, text: TextTower) -> Callable:
-    """(key, given) -> the given parameters of the UNet and the text encoder, or fresh ones.
+    """(key, given) -> parameters of the UNet and the text encoder: those given, or else fresh ones.
 
-    Those of a text encoder that has parameters already are left out.
+    Those of a text encoder that keeps its parameters are left out.
     """
+    learn = {"unet": networks.unet}
+    if not text.params:
+        learn["text_encoder"] = networks.text_encoder
 
     def init(key: Key[Array, ""], given: Params) -> Params:
-        if given:
-            return given
         keys = named_keys(key, "unet", "text_encoder")
-        return {
+        fresh = {
             name: network.init(keys[name], **example_inputs(network.config))["params"]
-            for name, network in (("unet", networks.unet), ("text_encoder", networks.text_encoder))
-            if name == "unet" or not text.params
+            for name, network in learn.items()
+            if name not in given
         }
+        return fresh | given
 
     return init
 
@@ -215,10 +216,14 @@ def denoising_loss(config: LossConfig, noise: NoiseConfig, total: int) -> Callab
 
 
 def _start(config: DiffusionObjective, text: TextTower) -> Params:
-    """The networks of the model directory `config.init`, which must be as the config says.
+    """What training begins with: networks of `config.init`, a text encoder that learns on, or {}.
 
-    A text encoder with parameters is frozen and comes from elsewhere: there may be another one.
+    Those of `config.init` must be as the config says, but for its text encoder where another one is
+    given.
     """
+    begun = {text.name: given_tower(config).params} if config.text_learns else {}
+    if config.init is None:
+        return begun
     model = load_model(config.init)
     ours = config.unet
     unet = dataclasses.replace(
@@ -229,10 +234,10 @@ def _start(config: DiffusionObjective, text: TextTower) -> Params:
         ("text_encoder", text.config, model.text[0].config),
         ("noise", _trained(config.noise), _trained(model.noise)),
     ):
-        if here != there and not (name == "text_encoder" and text.params):
+        if here != there and not (name == "text_encoder" and config.text is not None):
             raise UserError(f"objective.init={config.init}: its {name} is not objective.{name}")
-    given = {"unet": model.unet_params, "text_encoder": model.text[0].params}
-    return {name: params for name, params in given.items() if name == "unet" or not text.params}
+    own = {"text_encoder": model.text[0].params} if config.text is None else {}
+    return {"unet": model.unet_params} | own | begun
 
 
 def _trained(noise: NoiseConfig) -> NoiseConfig:

@@ -2,10 +2,13 @@
 
 The model's UNet as it is, guided, is the teacher; the student is the same UNet trained on, whole or
 by a LoRA, with the loss of `diffusion.consistency`. Guidance is then a part of the student, which
-draws at scale 1.
+draws at scale 1, or the student is guided itself (Meng et al. 2023 distil in that order: first what
+guidance says, then steps): two calls a step, of which it has only the steps to learn.
 
 Axis legend: B examples, T tokens, D context width.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from jaxtyping import Array
 from jaxdiff.diffusion.consistency import consistency_loss
 from jaxdiff.diffusion.grids import make_grid
 from jaxdiff.diffusion.guidance import classifier_free
-from jaxdiff.diffusion.prediction import denoiser
+from jaxdiff.diffusion.prediction import Denoise, denoiser
 from jaxdiff.errors import UserError
 from jaxdiff.models import Autoencoder
 from jaxdiff.rng import named_keys
@@ -54,19 +57,23 @@ def distil_loss(run: TrainConfig, trained: Trained, vae: Autoencoder) -> LossFn:
         text, _ = text_inputs(run, trained, params, frozen, batch)
         nothing = jnp.broadcast_to(frozen["empty"], text.context.shape)
 
-        def taught(z: Array, t: Array) -> Array:
-            return unet.apply({"params": frozen["unet"]}, z, t, text.context)
+        def taught(context: Array) -> Denoise:
+            def net(z: Array, t: Array) -> Array:
+                return unet.apply({"params": frozen["unet"]}, z, t, context)
 
-        def unprompted(z: Array, t: Array) -> Array:
-            return unet.apply({"params": frozen["unet"]}, z, t, nothing)
+            return denoiser(net, process, row)
 
-        def learning(z: Array, t: Array) -> Array:
-            return trained.predict(params, frozen, batch, z, t, text.context, None)
+        def learning(context: Array) -> Denoise:
+            def net(z: Array, t: Array) -> Array:
+                return trained.predict(params, frozen, batch, z, t, context, None)
 
-        prompted, empty, student = (
-            denoiser(net, process, row) for net in (taught, unprompted, learning)
-        )
-        teacher = classifier_free(prompted, empty, config.guidance_scale)
+            return denoiser(net, process, row)
+
+        def guided(of: Callable[[Array], Denoise]) -> Denoise:
+            return classifier_free(of(text.context), of(nothing), config.guidance_scale)
+
+        teacher = guided(taught)
+        student = guided(learning) if config.keeps_guidance else learning(text.context)
         return consistency_loss(student, teacher, grid, z0, each["loss"], config.segments), {}
 
     return loss

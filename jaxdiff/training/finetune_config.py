@@ -113,14 +113,17 @@ class PriorConfig:
 class DistilConfig:
     """Consistency distillation to few steps: the model as it is teaches what is trained.
 
-    The whole UNet or a LoRA learns to draw in few steps, at guidance 1.
+    The whole UNet or a LoRA learns to draw in few steps.
     """
 
     levels: int = 0
     """Steps of the teacher's grid, between neighbours of which the student must agree; 0: none,
     train by denoising."""
     guidance_scale: float = 4.0
-    """Of the teacher; the student has it built in."""
+    """Of the teacher; the student has it built in and draws at 1, unless it keeps guidance."""
+    keeps_guidance: bool = False
+    """Guide the student as its teacher is, in learning and in drawing: two calls a step, and it
+    begins where the teacher is; guidance itself need not be learned."""
     segments: int = 1
     """Equal parts of the grid, to whose ends the student goes at once: it draws in as many steps of
     the sampler ddim (Heek et al. 2024). With 1 it goes to the data, and draws in one to four steps
@@ -134,7 +137,8 @@ class DistilConfig:
         require(divides, "objective.distil.segments", self, "at least 1, a divisor of the levels")
         scale = self.guidance_scale
         require(math.isfinite(scale), "objective.distil.guidance_scale", self, "a finite number")
-        for name in () if self.levels else ("segments", "guidance_scale"):
+        alone = "segments", "guidance_scale", "keeps_guidance"
+        for name in () if self.levels else alone:
             if getattr(self, name) != getattr(type(self), name):
                 raise UserError(
                     f"objective.distil.{name} does nothing without a teacher: set "

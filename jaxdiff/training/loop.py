@@ -11,6 +11,7 @@ import jax
 from PIL import Image
 
 from jaxdiff.data.sources import glimpse, make_source
+from jaxdiff.data.synonyms import names_digest
 from jaxdiff.errors import UserError
 from jaxdiff.heap import keep_heap
 from jaxdiff.models import count_parameters
@@ -152,8 +153,9 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     """Check all that can be checked, open the data, build the objective, note what the run is."""
     workdir = check_workdir(config)
     check_export(config)
-    source = make_source(config.data)
+    source, names = make_source(config.data), names_digest(config.data)
     objective = OBJECTIVES[type(config.objective)](config, source, workdir)
+    objective = objective._replace(inputs={**objective.inputs, **names})
     check_inputs(config, objective.inputs)
     require_agreement({**objective.inputs, **glimpse(source)})
     with writing(workdir):

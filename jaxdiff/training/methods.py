@@ -161,9 +161,11 @@ def _descended(run: TrainConfig, model: Model, facts: dict) -> dict[str, Any]:
 
 def _student_draws(run: TrainConfig) -> dict[str, Any]:
     """The settings that a distilled student draws with: a step for each of its segments."""
-    segments = run.objective.distil.segments
+    distil = run.objective.distil
+    segments = distil.segments
     how = FEW_STEPS if segments == 1 else {"sampler": "ddim", "num_steps": segments}
-    return {**how, "schedule": STUDENT_SCHEDULE, "guidance_scale": 1.0}
+    scale = distil.guidance_scale if distil.keeps_guidance else 1.0
+    return {**how, "schedule": STUDENT_SCHEDULE, "guidance_scale": scale}
 
 
 def lora(run: TrainConfig, model: Model, source: Source) -> Trained:

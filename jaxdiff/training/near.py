@@ -23,6 +23,7 @@ from jaxdiff import platform
 from jaxdiff.cli import exit_code, or_exit, parse_or_explain
 from jaxdiff.convert.replacing import require_writable_file
 from jaxdiff.convert.sentence import Sentences, load_sentences
+from jaxdiff.data.captions import subject_of
 from jaxdiff.data.config import DataConfig
 from jaxdiff.data.corpus import captions_of
 from jaxdiff.data.sources import captions_at, make_source
@@ -58,11 +59,6 @@ class Arguments:
             raise UserError(f"--reach must be at least -1 and below 1, not {self.reach}")
 
 
-def subject(text: str) -> str:
-    """What stands before the first comma: `subject("kitten, noto style")` is "kitten"."""
-    return text.partition(",")[0].strip()
-
-
 def nearness(
     teacher: Sentences, texts: list[str], anchors: list[str], cache: Path
 ) -> Float[np.ndarray, " N"]:
@@ -84,10 +80,10 @@ def run(args: Arguments) -> None:
     require_writable_file(args.out)
     lines = captions_of(make_source(DataConfig(source=f"text:{args.texts}")))
     teacher = load_sentences(args.teacher)
-    anchors = sorted({subject(each) for each in captions_at(args.captions, args.resolution)})
-    subjects = sorted({subject(line) for line in lines})
+    anchors = sorted({subject_of(each) for each in captions_at(args.captions, args.resolution)})
+    subjects = sorted({subject_of(line) for line in lines})
     near = dict(zip(subjects, nearness(teacher, subjects, anchors, args.cache), strict=True))
-    kept = [line for line in lines if near[subject(line)] >= args.reach]
+    kept = [line for line in lines if near[subject_of(line)] >= args.reach]
     write_lines(args.out, kept)
     print(f"wrote {args.out}: {len(kept)} of {len(lines)} lines")
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxdiff.errors import choose
+from jaxdiff.errors import UserError, choose
 from jaxdiff.training.options import OptimizerConfig
 
 
@@ -41,7 +41,9 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     )
     clips = config.clip_norm > 0
     clip = optax.clip_by_global_norm(config.clip_norm) if clips else optax.identity()
-    return optax.chain(clip, adam)
+    if config.text_encoder_rate == 1:
+        return optax.chain(clip, adam)
+    return optax.chain(clip, adam, optax.masked(optax.scale(config.text_encoder_rate), _of_text))
 
 
 def _decayed(params: optax.Params) -> optax.Params:
@@ -49,6 +51,23 @@ def _decayed(params: optax.Params) -> optax.Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: _name(path[-1]) in ("kernel", "down", "up"), params
     )
+
+
+def _of_text(params: optax.Params) -> optax.Params:
+    """True for the parameters of text encoders.
+
+    Raises:
+      UserError: there are none, so that their rate would say nothing.
+    """
+    mask = jax.tree_util.tree_map_with_path(
+        lambda path, _: str(_name(path[0])).startswith("text_encoder"), params
+    )
+    if not any(jax.tree.leaves(mask)):
+        raise UserError(
+            "optimizer.text_encoder_rate is for text encoders, and this run trains none beside a "
+            "UNet: leave it out"
+        )
+    return mask
 
 
 def _name(entry: Any) -> str | None:

@@ -38,6 +38,8 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay of matrices and kernels, a LoRA's too; norms, biases and embeddings
     have none."""
+    text_encoder_rate: float = 1.0
+    """Learning rate of text encoders that are trained beside a UNet, as a share of the UNet's."""
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     accumulate: int = 1
@@ -50,6 +52,7 @@ class OptimizerConfig:
         require(0 <= self.b1 < 1, "optimizer.b1", self, "in [0, 1)")
         require(0 <= self.b2 < 1, "optimizer.b2", self, "in [0, 1)")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self, "at least 0")
+        require(self.text_encoder_rate >= 0, "optimizer.text_encoder_rate", self, "at least 0")
         require(self.clip_norm >= 0, "optimizer.clip_norm", self, "at least 0")
         require(self.accumulate >= 1, "optimizer.accumulate", self, "at least 1")
 

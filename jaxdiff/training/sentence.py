@@ -54,7 +54,7 @@ def sentence_objective(run: TrainConfig, source: Source, workdir: Path) -> Objec
     teacher = load_sentences(_require_teacher(config))
     _require_width(config, teacher)
     tokenizer = run_tokenizer(config.text, config.tokenizer, source, workdir, "text")
-    captions = caption_forms(source, loosen=run.data.loosen_captions > 0)
+    captions = caption_forms(source, config=run.data)
     folder = Path(run.data.cache) if run.data.cache else workdir / "cache"
     rows = embeddings(teacher, captions, folder)
     place = {caption: number for number, caption in enumerate(captions)}

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxdiff.data.corpus import caption_forms
 from jaxdiff.data.pipeline import DataConfig, make_batches, make_source
 from jaxdiff.errors import UserError
 
@@ -161,12 +162,34 @@ def test_loosened_captions_keep_the_pictures(toy):
     assert abs(counts["cat face, noto style"] / 500 - 0.6) < 0.08
 
 
+def test_captions_say_other_names(toy, tmp_path):
+    """A share of them, in equal parts; what else a batch holds stays as it is."""
+    file, seen = tmp_path / "names.txt", []
+    file.write_text("kitty face = cat face\ntabby = cat face\nhound = dog\n")
+
+    def tokenize(captions):
+        seen.append(captions)
+        return {"tokens": np.zeros((len(captions), 1), np.int32)}
+
+    plain = dataclasses.replace(CONFIG, batch_size=500, caption_dropout=0.0, loosen_captions=0.2)
+    named = dataclasses.replace(plain, synonyms=str(file), synonym_share=0.5)
+    batches = [next(make_batches(toy(LARGE), config, tokenize)) for config in (named, plain)]
+    np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"])
+    ours, theirs = seen[0], seen[-1]
+    assert set(ours) <= set(caption_forms(toy(LARGE), config=named))
+    for word in ("kitty face", "tabby"):
+        assert abs(sum(word in caption for caption in ours) / 500 - 0.25) < 0.06
+    for caption, before in zip(ours, theirs, strict=True):
+        assert (caption == before) == ("cat face" in caption)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"batch_size": 0},
         {"resolution": 0},
         {"caption_dropout": 1.5},
+        {"synonym_share": -0.1},
         {"seed": -1},
         {"seed": 2**32},
         {"label_template": "a photo"},

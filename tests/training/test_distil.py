@@ -75,6 +75,25 @@ def test_a_student_of_segments_draws_a_step_for_each(run, tiny_model, tmp_path):
     assert (pipe.defaults.schedule, pipe.defaults.guidance_scale) == ("trailing", 1.0)
 
 
+def test_a_student_that_keeps_guidance_begins_where_its_teacher_is(run, tiny_model, tmp_path):
+    """Of as many segments as levels nothing is left to learn; and it draws as the teacher does."""
+    asked = replace(run.objective.distil, segments=4, keeps_guidance=True)
+    objective, losses = one_loss(with_objective(run, distil=asked), tmp_path)
+    np.testing.assert_allclose(losses, 0, atol=1e-4)
+    _, unguided = one_loss(
+        with_objective(run, distil=replace(asked, keeps_guidance=False)), tmp_path
+    )
+    assert min(unguided) > 1e-2
+    objective.export(
+        tmp_path / "fast.safetensors", jax.jit(objective.init)(jax.random.key(0), {}), {}
+    )
+    pipe, plain = TextToImage(tiny_model), TextToImage(tiny_model)
+    pipe.set_loras([(tmp_path / "fast.safetensors", 1.0)])
+    assert (pipe.defaults.num_steps, pipe.defaults.guidance_scale) == (4, 2.0)
+    how = dict(sampler="ddim", num_steps=4, guidance_scale=2.0, schedule="trailing")
+    np.testing.assert_array_equal(pipe(["a red toy"], [0]), plain(["a red toy"], [0], **how))
+
+
 def test_a_lora_of_a_damaged_header_is_refused(tiny_model):
     damaged = Lora({}, {}, {"jaxdiff": "{no JSON"})
     with pytest.raises(UserError, match="under 'jaxdiff' cannot be read"):

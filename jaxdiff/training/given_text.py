@@ -1,7 +1,8 @@
-"""A text encoder that a UNet is trained on and that stays as it is: one in CLIP's form, or a BERT.
+"""A text encoder that training is given: one in CLIP's form, or a BERT.
 
-(Saharia et al. 2022, section 2.1.) A BERT costs more than a small UNet: where `data.cache` names a
-folder, its states of all captions are computed once.
+It stays as it is (Saharia et al. 2022, section 2.1) unless it is to learn with the UNet. A BERT
+costs more than a small UNet: where `data.cache` names a folder, the states that one which stays as
+it is has of all captions are computed once.
 
 Axis legend: B captions, T tokens, D width.
 """
@@ -41,6 +42,16 @@ def text_tower(config: DiffusionObjective) -> TextTower:
     """
     if config.text is None:
         return TextTower(NAME, config.text_encoder, {}, None)
+    tower = given_tower(config)
+    return tower._replace(params={}) if config.text_learns else tower
+
+
+def given_tower(config: DiffusionObjective) -> TextTower:
+    """The text encoder of `config.text`, with its parameters.
+
+    Raises:
+      UserError: as for `text_tower`.
+    """
     if config.tokenizer is not None:
         raise UserError("objective.text has a tokenizer of its own: leave objective.tokenizer out")
     if (config.text / "config.json").is_file():
@@ -88,7 +99,8 @@ class CaptionData(NamedTuple):
 
 def is_cached(tower: TextTower, data: DataConfig) -> bool:
     """Whether batches hold the states of captions, and not their tokens."""
-    return bool(data.cache) and isinstance(tower.config, SentenceEncoderConfig)
+    stays = bool(tower.params)
+    return stays and bool(data.cache) and isinstance(tower.config, SentenceEncoderConfig)
 
 
 def caption_data(
@@ -99,7 +111,7 @@ def caption_data(
     inputs = {"tokenizer": tokenizer.digest, **{k: tree_hash(v) for k, v in frozen.items()}}
     if not is_cached(tower, run.data):
         return CaptionData(lambda captions: {"tokens": tokenizer(captions)}, frozen, inputs)
-    captions = caption_forms(source, loosen=run.data.loosen_captions > 0)
+    captions = caption_forms(source, config=run.data)
     place = {caption: number for number, caption in enumerate(captions)}
     ids = tokenizer(list(place))
     facts = {

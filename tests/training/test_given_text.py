@@ -127,6 +127,46 @@ def test_training_goes_on_from_what_was_exported(run, trained, tmp_path):
     assert going.inputs.keys() == {"autoencoder", "tokenizer", "text_encoder"}
 
 
+def test_a_given_text_encoder_learns_on_at_its_own_rate(run, folder, tmp_path):
+    """It begins as it is, and a step moves it by its share of the learning rate."""
+    objective = replace(run.objective, text_learns=True)
+    known = load_sentences(folder).params
+    moved = {}
+    for rate in (1.0, 0.1):
+        optimizer = replace(run.optimizer, text_encoder_rate=rate)
+        learns = replace(run, objective=objective, optimizer=optimizer)
+        short = train_shortly(learns, tmp_path / str(rate), steps=1)
+        assert short.objective.frozen.keys() == {"vae"}
+        jax.tree.map(np.testing.assert_array_equal, short.first["text_encoder"], known)
+        steps = jax.tree.map(np.subtract, short.last, short.first)
+        moved[rate] = {
+            name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(steps[name]))
+            for name in ("unet", "text_encoder")
+        }
+        params = jax.eval_shape(blueprint(learns).init, jax.random.key(0))
+        assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, short.first)
+    assert moved[0.1]["unet"] == moved[1.0]["unet"] > 0
+    np.testing.assert_allclose(moved[0.1]["text_encoder"], 0.1 * moved[1.0]["text_encoder"], 1e-2)
+
+
+def test_one_that_learns_is_not_cached_and_goes_on(run, trained, tmp_path):
+    """Its states change; the UNet may come from elsewhere."""
+    _, path = trained
+    data = replace(run.data, cache=str(tmp_path / "cache"))
+    objective = replace(run.objective, init=path, text=run.objective.text, text_learns=True)
+    going = build(replace(run, data=data, objective=objective), tmp_path / "going")
+    assert going.given.keys() == {"unet", "text_encoder"}
+    assert "tokens" in next(going.batches(0, Share()))
+
+
+def test_rates_and_learners_that_are_none_are_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"give objective\.text, or"):
+        replace(run.objective, text=None, text_learns=True)
+    lone = replace(run, optimizer=replace(run.optimizer, text_encoder_rate=0.5))
+    with pytest.raises(UserError, match="this run trains none beside a UNet"):
+        train_shortly(lone, tmp_path, steps=1)
+
+
 def _two_pads(folder):
     backend = json.loads((folder / "tokenizer.json").read_text())
     backend["model"]["vocab"] |= {"[PAD]": 1, "[UNK]": 0}
