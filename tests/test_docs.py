@@ -12,6 +12,7 @@ from benchmarks.few_steps import Arguments as FewSteps
 from benchmarks.quality import Arguments as Quality
 from benchmarks.recipes import Arguments as Recipes
 from jaxdiff.convert import __main__ as convert
+from jaxdiff.data.other_names import Arguments as OtherNames
 from jaxdiff.data.words import Arguments as Words
 from jaxdiff.evaluate import arguments as evaluate
 from jaxdiff.pipelines.cli import Arguments
@@ -31,6 +32,7 @@ _PARSERS = {
     "jaxdiff/evaluate/__main__.py": lambda arguments: tyro.cli(
         evaluate.Arguments, args=arguments, use_underscores=False
     ),
+    "jaxdiff/data/other_names.py": lambda arguments: tyro.cli(OtherNames, args=arguments),
     "jaxdiff/data/words.py": lambda arguments: tyro.cli(Words, args=arguments),
     "jaxdiff/training/near.py": lambda arguments: tyro.cli(Near, args=arguments),
     "benchmarks/concept_hit_rate.py": None,
