@@ -65,6 +65,9 @@ class Arguments:
     """Pairs of each split."""
     synonyms: Path | None = Path(__file__).with_name("synonyms.txt")
     """A file with a line for each: SYNONYM = SUBJECT; None asks of none."""
+    told: Path | None = None
+    """The names that the models were trained with (`data.synonyms`): such synonyms are asked of by
+    themselves."""
 
 
 def floor(features: Features, count: int, judge: Judge) -> Scores:
@@ -176,9 +179,14 @@ def main(words: list[str]) -> int:
                 name: of_model(pipe, judge, kind, args.seeds) for name, pipe in pipes.items()
             }
             show(f"{kind}, {args.count} pairs, {args.seeds} sets", {"real": real, **columns})
-        if synonyms:
-            told = {n: of_synonyms(pipe, judge, synonyms, known) for n, pipe in pipes.items()}
-            show(f"{len(synonyms)} synonyms", told)
+        names = set() if args.told is None else set(read_synonyms(args.told))
+        for kind, some in (
+            ("synonyms that training told", [each for each in synonyms if each in names]),
+            ("synonyms of which it said nothing", [each for each in synonyms if each not in names]),
+        ):
+            if some:
+                asked = {n: of_synonyms(pipe, judge, some, known) for n, pipe in pipes.items()}
+                show(f"{len(some)} {kind}", asked)
         print(f"\n{judge.extractor.name}")
         print(measuring.conditions(measuring.place()))
 

@@ -60,6 +60,9 @@ ROWS: dict[str, Row] = {
     "rate 2e-3": Row("--optimizer.learning-rate 2e-3"),
     "text distilled": Row(_SMALL_TEXT),
     "flow, text distilled": Row(f"{_FLOW} {_SMALL_TEXT}"),
+    "flow, text learns on": Row(
+        f"{_FLOW} {_SMALL_TEXT} --objective.text-learns --optimizer.text-encoder-rate 0.1"
+    ),
     "text MiniLM": Row("--objective.text runs/minilm --objective.unet.cross-attention-dim 384"),
     "guidance 1": Row(settings={"guidance_scale": 1.0}),
     "guidance 3": Row(settings={"guidance_scale": 3.0}),

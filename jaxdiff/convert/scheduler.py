@@ -26,6 +26,14 @@ _SPACINGS = ("leading", "trailing", "linspace")
 # Schedulers that describe the same discrete process; the sampler is the user's choice, not theirs.
 _VP_CLASSES = tuple(options.VP_SPACINGS)
 _FLOW_CLASS = "FlowMatchEulerDiscreteScheduler"
+# The pipelines of Stable Diffusion cannot run that one; this one, told so, they can.
+_FLOW_SOLVER = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "steps_offset": 1,  # unread, but the pipelines warn of another
+}
 _EDM_CLASS = "EDMEulerScheduler"
 
 
@@ -126,7 +134,7 @@ def to_scheduler_config(noise: NoiseConfig) -> dict[str, Any]:
       UserError: no scheduler of diffusers describes it.
     """
     if noise.schedule == "flow" and noise.prediction == "flow":
-        return {"_class_name": _FLOW_CLASS, "num_train_timesteps": 1000, "shift": noise.shift}
+        return {**_FLOW_SOLVER, "flow_shift": noise.shift}
     if noise.schedule == "ve" and noise.prediction == "edm":
         return {
             "_class_name": _EDM_CLASS,
@@ -179,6 +187,17 @@ def from_scheduler_config(config: dict[str, Any], source: str = "scheduler") -> 
         if name == _EDM_CLASS:
             given = _fields(config, options.EDM_FIELDS, (), options.EDM_IMPLIED, source)
             return NoiseConfig("ve", prediction="edm", spacing="karras", **given)
+        if config.get("use_flow_sigmas") and name in options.FLOW_SOLVERS:
+            if config.get("prediction_type") != "flow_prediction":
+                raise UserError("use_flow_sigmas goes with prediction_type 'flow_prediction' only")
+            given = _fields(
+                config,
+                {"flow_shift": "shift"},
+                options.FLOW_UNREAD,
+                {**options.VP_IMPLIED, **options.FLOW_SIGMAS_IMPLIED},
+                source,
+            )
+            return NoiseConfig("flow", prediction="flow", **given)
         given = _fields(config, options.VP_FIELDS, options.VP_NAMES, options.VP_IMPLIED, source)
         return NoiseConfig(
             schedule=_ours(_BETA_SCHEDULES, config.get("beta_schedule", "linear"), source),

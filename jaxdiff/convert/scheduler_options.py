@@ -64,6 +64,19 @@ FLOW_IMPLIED = {
     "num_train_timesteps": 1000,
     "time_shift_type": ANY,
 }
+FLOW_SOLVERS = (
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
+# Of a scheduler of a discrete process that is told to walk a flow (`use_flow_sigmas`).
+FLOW_SIGMAS_IMPLIED = {
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+}
+FLOW_UNREAD = ("beta_end", "beta_schedule", "beta_start", "steps_offset", "timestep_spacing")
 EDM_IMPLIED = {
     "final_sigmas_type": "zero",
     "prediction_type": "epsilon",  # so it calls what EDM's preconditioning makes of a network

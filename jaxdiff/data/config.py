@@ -46,7 +46,8 @@ class DataConfig:
     """Share of examples whose caption is put as people type it: with an article, or no style."""
     synonyms: str = ""
     """File of other names for what captions speak of, lines SYNONYM = SUBJECT, such as
-    `jaxdiff.data.other_names` writes; empty: none."""
+    `jaxdiff.data.other_names` writes; a subject is all that stands before a caption's first comma.
+    Empty: none."""
     synonym_share: float = 0.2
     """Share of examples whose caption says another name, where there is one."""
     conditioning: bool = False
@@ -84,6 +85,10 @@ class DataConfig:
         for field in ("caption_dropout", "loosen_captions", "synonym_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"data.{field} must be in [0, 1], not {getattr(self, field)}")
+        if not self.synonyms and self.synonym_share != type(self).synonym_share:
+            raise UserError(
+                "data.synonym_share is of data.synonyms: name the file, or leave it out"
+            )
         if self.workers and self.cache:
             raise UserError(
                 "data.workers decode pictures, which data.cache spares; leave one of them out"

@@ -10,16 +10,14 @@ A name stands for the subject of a caption (what comes before its first comma) i
 synset, if its synset is below the subject's (twice at the most, and not below a subject that is
 over more than a number of names), or if it is said to be a young one ("young domestic cat"). That
 must be the first sense in which it can be drawn, or, for a synonym, the second.
-
-Source: Fellbaum (ed.) 1998, WordNet, An Electronic Lexical Database; version 3.1; wndb(5WN).
 """
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import tyro
 
@@ -29,13 +27,13 @@ from jaxdiff.data.sources import captions_at
 from jaxdiff.data.synonyms import Synonym
 from jaxdiff.data.text import write_lines
 from jaxdiff.data.tfds_source import data_folder
-from jaxdiff.data.words import WORDNET, read_wordnet
+from jaxdiff.data.wordnet import WORDNET, Synset, read_wordnet, synsets
 from jaxdiff.errors import UserError
 
 # Numbers of lexicographers' files (lexnames(5WN)): animal, artifact, food, object, plant. None for
 # people and their bodies: what WordNet calls them is in part abuse.
 _DRAWN = frozenset({"05", "06", "13", "17", "20"})
-_YOUNG = re.compile(r"(?:an? )?young (?:\w+ )?(\w+)\b")
+_YOUNG = re.compile(r"(?:an? )?young (\w+)(?: (\w+))?")
 _DEPTH = 2  # levels below a subject
 _SENSES = 2  # in one of the most frequent of which a synonym must be the subject
 
@@ -59,29 +57,6 @@ class Arguments:
             raise UserError(f"--most must be at least 0, not {self.most}")
 
 
-class Synset(NamedTuple):
-    """Names of one meaning."""
-
-    names: tuple[str, ...]
-    below: tuple[str, ...]
-    """Places of the synsets of its kinds."""
-    gloss: str
-
-
-def synsets(data: str) -> Iterator[tuple[str, Synset]]:
-    """(place, synset) of the things in `data.noun` that can be drawn."""
-    for line in data.splitlines():
-        fields = line.split(" ")
-        if line.startswith("  ") or fields[1] not in _DRAWN:
-            continue
-        after = 4 + 2 * int(fields[3], 16)
-        names = tuple(name.replace("_", " ") for name in fields[4:after:2])
-        pointers = fields[after + 1 : after + 1 + 4 * int(fields[after])]
-        kinds = zip(pointers[::4], pointers[1::4], strict=True)
-        below = tuple(place for symbol, place in kinds if symbol == "~")
-        yield fields[0], Synset(names, below, line.partition(" | ")[2])
-
-
 def senses_of(index: str, known: dict[str, Synset]) -> dict[str, list[str]]:
     """Name -> places of those of its senses that are known, the most frequent first."""
     found = {}
@@ -103,8 +78,8 @@ def other_names(data: str, index: str, subjects: Iterable[str], most: int) -> li
       subjects: what captions speak of.
       most: a subject over more names gets none of what is below it.
     """
-    known = dict(synsets(data))
-    senses, subjects = senses_of(index, known), sorted(set(subjects))
+    known = {synset.place: synset for synset in synsets(data, _DRAWN)}
+    senses, subjects = senses_of(index, known), set(subjects)
     near: dict[str, tuple[int, str]] = {}  # a name -> (steps up, subject)
 
     def offer(place: str, steps: int, subject: str) -> None:
@@ -113,7 +88,7 @@ def other_names(data: str, index: str, subjects: Iterable[str], most: int) -> li
             if place in senses.get(name, [])[: 1 if steps else _SENSES]:
                 near[name] = min(near.get(name, (steps, subject)), (steps, subject))
 
-    for subject in subjects:
+    for subject in sorted(subjects):
         if subject in senses:
             levels = _levels(senses[subject][0], known)
             under = {place for level in levels[1:] for place in level}
@@ -123,8 +98,9 @@ def other_names(data: str, index: str, subjects: Iterable[str], most: int) -> li
                     offer(place, steps, subject)
     for place, synset in known.items():
         young = _YOUNG.match(synset.gloss)
-        if young and young[1] in subjects:
-            offer(place, 1, young[1])
+        grown = next((word for word in young.groups() if word in subjects), None) if young else None
+        if grown:
+            offer(place, 1, grown)
     return [Synonym(word, near[word][1]) for word in sorted(near) if word not in subjects]
 
 

@@ -1,7 +1,7 @@
 """Other names for what captions speak of, from a file; `other_names` writes one."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +57,26 @@ def read_names(config: DataConfig) -> Names:
     return names_by_subject(read_synonyms(Path(config.synonyms)))
 
 
-def names_digest(config: DataConfig) -> dict[str, str]:
-    """{"synonyms": hash} of the other names that a config asks for, or {}."""
+def names_digest(config: DataConfig, captions: Callable[[], Iterable[str]]) -> dict[str, str]:
+    """{"synonyms": hash} of the other names that a config asks for, or {}.
+
+    Args:
+      config: names the file.
+      captions: gives the corpus' captions, where they are needed.
+
+    Raises:
+      UserError: the file cannot be read, or no caption is of one of its subjects.
+    """
     names = read_names(config)
     if not names:
         return {}
+    subjects = {subject_of(caption) for caption in captions()}
+    if not subjects & names.keys():
+        raise UserError(
+            f"data.synonyms={config.synonyms} has no other name for {min(subjects, default='')!r} "
+            f"or any other subject of the {len(subjects)} in the captions: a subject is all that "
+            "stands before the first comma"
+        )
     return {"synonyms": hashlib.sha256(repr(sorted(names.items())).encode()).hexdigest()}
 
 

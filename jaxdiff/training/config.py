@@ -80,9 +80,9 @@ class DiffusionObjective:
     init: Path | None = None
     """Model directory whose networks and tokenizer training starts from; None starts anew."""
     text: Path | None = None
-    """Directory whose `text_encoder/` and `tokenizer/` are used as they are, such as the preset
-    emoji-text makes, or the folder of a sentence encoder, beside which `text_encoder` says nothing;
-    None trains them."""
+    """Directory whose `text_encoder/` and `tokenizer/` are used, such as the preset emoji-text
+    makes, or the folder of a sentence encoder, beside which `text_encoder` says nothing; it stays
+    as it is unless `text_learns`. None trains both from nothing."""
     text_learns: bool = False
     """Begin with the text encoder of `text`, and train it with the UNet."""
     tokenizer: Path | None = None
@@ -203,6 +203,11 @@ class TrainConfig:
             )
         self._check_dispatch()
         check_data(self.objective, self.data)
+        if self.optimizer.text_encoder_rate != 1 and not trains_text(self.objective):
+            raise UserError(
+                f"optimizer.text_encoder_rate={self.optimizer.text_encoder_rate} is for text "
+                "encoders that are trained beside a UNet, and here none is: leave it out"
+            )
 
     def _check_dispatch(self) -> None:
         """Refuse to look at steps that lie within a dispatch."""
@@ -217,6 +222,15 @@ class TrainConfig:
                 "steps_per_dispatch stacks batches, which data.bucket_step makes of different "
                 "sizes; leave one of them out"
             )
+
+
+def trains_text(objective: AnyObjective) -> bool:
+    """Whether text encoders are trained beside a UNet."""
+    if isinstance(objective, DiffusionObjective):
+        return objective.text is None or objective.text_learns
+    return isinstance(objective, FinetuneObjective) and bool(
+        getattr(objective.method, "text_encoder", False)
+    )
 
 
 def check_data(objective: AnyObjective, data: DataConfig) -> None:

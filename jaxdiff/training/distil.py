@@ -2,8 +2,7 @@
 
 The model's UNet as it is, guided, is the teacher; the student is the same UNet trained on, whole or
 by a LoRA, with the loss of `diffusion.consistency`. Guidance is then a part of the student, which
-draws at scale 1, or the student is guided itself (Meng et al. 2023 distil in that order: first what
-guidance says, then steps): two calls a step, of which it has only the steps to learn.
+draws at scale 1, or the student is guided itself: two calls a step, and only the steps to learn.
 
 Axis legend: B examples, T tokens, D context width.
 """

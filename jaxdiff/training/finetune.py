@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxdiff.convert import Model, NoiseConfig, load_model, model_hash
+from jaxdiff.convert.scheduler import to_scheduler_config
 from jaxdiff.data.sources import Source, make_source
 from jaxdiff.data.wordpieces import load_tokenizer
 from jaxdiff.errors import UserError
@@ -168,4 +169,6 @@ def _asked_noise(config: FinetuneObjective, noise: NoiseConfig) -> NoiseConfig:
     given = {name: value for name, value in asked.items() if value is not None}
     if config.zero_terminal_snr and not noise.zero_terminal_snr:
         given["spacing"] = "trailing"
-    return dataclasses.replace(noise, **given)
+    noise = dataclasses.replace(noise, **given)
+    to_scheduler_config(noise)  # which refuses what could not be exported
+    return noise

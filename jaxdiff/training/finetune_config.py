@@ -137,6 +137,11 @@ class DistilConfig:
         require(divides, "objective.distil.segments", self, "at least 1, a divisor of the levels")
         scale = self.guidance_scale
         require(math.isfinite(scale), "objective.distil.guidance_scale", self, "a finite number")
+        if self.keeps_guidance and scale == 1:
+            raise UserError(
+                "objective.distil.keeps_guidance costs a second call and does nothing at "
+                "objective.distil.guidance_scale=1; leave it out"
+            )
         alone = "segments", "guidance_scale", "keeps_guidance"
         for name in () if self.levels else alone:
             if getattr(self, name) != getattr(type(self), name):

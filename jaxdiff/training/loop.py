@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 from PIL import Image
 
-from jaxdiff.data.sources import glimpse, make_source
+from jaxdiff.data.sources import captions_of, glimpse, make_source
 from jaxdiff.data.synonyms import names_digest
 from jaxdiff.errors import UserError
 from jaxdiff.heap import keep_heap
@@ -153,7 +153,8 @@ def _prepare(config: TrainConfig) -> tuple[Path, Objective]:
     """Check all that can be checked, open the data, build the objective, note what the run is."""
     workdir = check_workdir(config)
     check_export(config)
-    source, names = make_source(config.data), names_digest(config.data)
+    source = make_source(config.data)
+    names = names_digest(config.data, lambda: captions_of(source))
     objective = OBJECTIVES[type(config.objective)](config, source, workdir)
     objective = objective._replace(inputs={**objective.inputs, **names})
     check_inputs(config, objective.inputs)

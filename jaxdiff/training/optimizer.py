@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxdiff.errors import UserError, choose
+from jaxdiff.errors import choose
 from jaxdiff.training.options import OptimizerConfig
 
 
@@ -54,20 +54,10 @@ def _decayed(params: optax.Params) -> optax.Params:
 
 
 def _of_text(params: optax.Params) -> optax.Params:
-    """True for the parameters of text encoders.
-
-    Raises:
-      UserError: there are none, so that their rate would say nothing.
-    """
-    mask = jax.tree_util.tree_map_with_path(
+    """True for the parameters of text encoders."""
+    return jax.tree_util.tree_map_with_path(
         lambda path, _: str(_name(path[0])).startswith("text_encoder"), params
     )
-    if not any(jax.tree.leaves(mask)):
-        raise UserError(
-            "optimizer.text_encoder_rate is for text encoders, and this run trains none beside a "
-            "UNet: leave it out"
-        )
-    return mask
 
 
 def _name(entry: Any) -> str | None:

@@ -1,5 +1,6 @@
 """The parts of a run's config that every objective shares, as frozen dataclasses."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,7 +53,9 @@ class OptimizerConfig:
         require(0 <= self.b1 < 1, "optimizer.b1", self, "in [0, 1)")
         require(0 <= self.b2 < 1, "optimizer.b2", self, "in [0, 1)")
         require(self.weight_decay >= 0, "optimizer.weight_decay", self, "at least 0")
-        require(self.text_encoder_rate >= 0, "optimizer.text_encoder_rate", self, "at least 0")
+        rate = self.text_encoder_rate
+        fine = math.isfinite(rate) and rate >= 0
+        require(fine, "optimizer.text_encoder_rate", self, "a finite number, at least 0")
         require(self.clip_norm >= 0, "optimizer.clip_norm", self, "at least 0")
         require(self.accumulate >= 1, "optimizer.accumulate", self, "at least 1")
 

@@ -91,7 +91,12 @@ EDM = to_scheduler_config(NOISES["edm"])
         (FLOW, {"num_train_timesteps": 500}),
         (FLOW, {"use_karras_sigmas": True}),
         (FLOW, {"use_dynamic_shifting": True}),
-        (FLOW, {"shift": -1}),
+        (FLOW, {"flow_shift": -1}),
+        (FLOW, {"prediction_type": "epsilon"}),
+        (FLOW, {"prediction_type": None}),
+        ({k: v for k, v in FLOW.items() if k != "prediction_type"}, {}),
+        (FLOW, {"_class_name": "DDIMScheduler"}),
+        (VP, {"prediction_type": "flow_prediction"}),
         (EDM, {"prediction_type": "v_prediction"}),
         (EDM, {"sigma_schedule": "exponential"}),
         (EDM, {"sigma_max": None, "sigma_min": 90.0}),
@@ -101,6 +106,13 @@ def test_options_that_are_not_implemented_are_refused(config, changes):
     with pytest.raises(UserError, match="scheduler.json") as caught:
         from_scheduler_config(config | changes, "scheduler.json")
     assert "\n" not in str(caught.value)
+
+
+def test_a_flow_is_read_from_every_scheduler_that_walks_one():
+    """FlowMatchEuler is one by its class, the solvers are if they are told so."""
+    matched = {"_class_name": _FLOW_CLASS, "num_train_timesteps": 1000, "shift": 3.0}
+    for config in (matched, FLOW, FLOW | {"_class_name": "UniPCMultistepScheduler"}):
+        assert from_scheduler_config(config) == NOISES["flow"]
 
 
 @pytest.mark.parametrize("changes", [{"set_alpha_to_one": False}, {"skip_prk_steps": True}])
@@ -119,6 +131,20 @@ def test_alphas_are_those_of_diffusers(name):
     process = NOISES[name].process()
     np.testing.assert_allclose(process.alpha(t) ** 2, alpha_bar, rtol=2e-5, atol=1e-9)
     np.testing.assert_allclose(process.timestep(t), np.arange(1000), atol=1e-9)
+
+
+@pytest.mark.parity
+def test_diffusers_walks_the_flow_that_is_written():
+    """Its levels begin at 0.999 of the way, and its noise is as wide as ours."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    theirs = DPMSolverMultistepScheduler.from_config(FLOW)
+    theirs.set_timesteps(8)
+    process = NOISES["flow"].process()
+    t = grid_times(process, "trailing", 8)
+    np.testing.assert_allclose(process.timestep(t)[:-1], theirs.timesteps, atol=2.1)
+    np.testing.assert_allclose(process.sigma(t), theirs.sigmas, atol=2.1e-3)
+    assert theirs.init_noise_sigma == 1
 
 
 @pytest.mark.parity

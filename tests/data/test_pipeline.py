@@ -190,6 +190,7 @@ def test_captions_say_other_names(toy, tmp_path):
         {"resolution": 0},
         {"caption_dropout": 1.5},
         {"synonym_share": -0.1},
+        {"synonym_share": 0.5},
         {"seed": -1},
         {"seed": 2**32},
         {"label_template": "a photo"},

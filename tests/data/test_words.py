@@ -1,11 +1,7 @@
 """Lines of WordNet: what can be drawn, by its names and by what is said of it."""
 
-import base64
-import hashlib
-import io
-import tarfile
-
 import pytest
+import small_wordnet
 
 from jaxdiff.data import words
 
@@ -21,15 +17,7 @@ DATA = """\
 @pytest.fixture
 def wordnet(tmp_path, monkeypatch):
     """A small WordNet, as if fetched."""
-    monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path))
-    path = tmp_path / "downloads" / "npm" / words.WORDNET.archive
-    path.parent.mkdir(parents=True)
-    with tarfile.open(path, "w:gz") as archive:
-        info = tarfile.TarInfo("package/dict/data.noun")
-        info.size = len(DATA.encode())
-        archive.addfile(info, io.BytesIO(DATA.encode()))
-    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    monkeypatch.setattr(words, "WORDNET", words.WORDNET._replace(integrity=f"sha512-{digest}"))
+    small_wordnet.put(tmp_path, monkeypatch, data=DATA)
 
 
 def test_names_as_captions(wordnet, tmp_path, capsys):

@@ -17,17 +17,27 @@ def test_weights_stay_light():
 
 
 @pytest.mark.parity
-def test_diffusers_draws_the_same_pictures():
+@pytest.mark.parametrize(("whole", "most", "on_average"), [(True, 2, 0.01), (False, 16, 0.5)])
+def test_diffusers_draws_the_same_pictures(whole, most, on_average):
+    """To rounding on equal levels; theirs of a flow begin at 0.999 of it, which shows a little."""
     import torch
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    class WholeFlow(DPMSolverMultistepScheduler):
+        def set_timesteps(self, num_inference_steps, device=None):
+            super().set_timesteps(num_inference_steps, device)
+            self.sigmas = torch.linspace(1, 0, num_inference_steps + 1)
+            self.timesteps = 1000 * self.sigmas[:-1]
 
     theirs = StableDiffusionPipeline.from_pretrained(SHIPPED)
     theirs.set_progress_bar_config(disable=True)
+    if whole:
+        theirs.scheduler = WholeFlow.from_config(theirs.scheduler.config)
     ours = TextToImage.load(SHIPPED)
     shape = (len(PROMPTS), 8, 8, ours.model.vae_config.latent_channels)
     latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     settings = {"guidance_scale": 4.0}
-    drawn = ours(PROMPTS, [0, 1], latents=latents, sampler="ddim", num_steps=20, **settings)
+    drawn = ours(PROMPTS, [0, 1], latents=latents, sampler="dpmpp_2m", num_steps=20, **settings)
     reference = theirs(
         PROMPTS,
         num_inference_steps=20,
@@ -38,4 +48,4 @@ def test_diffusers_draws_the_same_pictures():
         **settings,
     ).images
     levels = np.abs(drawn.astype(float) - np.round(reference * 255))
-    assert levels.max() <= 2
+    assert levels.max() <= most and levels.mean() <= on_average

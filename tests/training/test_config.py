@@ -36,6 +36,14 @@ from jaxdiff.training.workdir import check_workdir
         (lambda: LossConfig(level_mean=1.0), "level_mean does nothing for 'discrete'"),
         (lambda: LossConfig(min_snr_gamma=5.0), "min_snr_gamma does nothing"),
         (lambda: LossConfig(noise_offset=-0.1), "objective.loss.noise_offset must be at least 0"),
+        (
+            lambda: DistilConfig(24, 1.0, keeps_guidance=True),
+            "does nothing at objective.distil.guidance_scale=1",
+        ),
+        (
+            lambda: DistilConfig(keeps_guidance=True),
+            "keeps_guidance does nothing",
+        ),
         (lambda: LoraMethod(rank=0), "objective.method.rank must be at least 1"),
         (lambda: LoraMethod(alpha=0.0), "objective.method.alpha must be above 0"),
         (lambda: TextualInversionMethod(token="a b"), "must be one word, not 'a b'"),

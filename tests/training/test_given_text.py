@@ -162,9 +162,10 @@ def test_one_that_learns_is_not_cached_and_goes_on(run, trained, tmp_path):
 def test_rates_and_learners_that_are_none_are_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"give objective\.text, or"):
         replace(run.objective, text=None, text_learns=True)
-    lone = replace(run, optimizer=replace(run.optimizer, text_encoder_rate=0.5))
-    with pytest.raises(UserError, match="this run trains none beside a UNet"):
-        train_shortly(lone, tmp_path, steps=1)
+    with pytest.raises(UserError, match="trained beside a UNet, and here none is"):
+        replace(run, optimizer=replace(run.optimizer, text_encoder_rate=0.5))
+    with pytest.raises(UserError, match="a finite number, at least 0, not inf"):
+        replace(run.optimizer, text_encoder_rate=float("inf"))
 
 
 def _two_pads(folder):

@@ -101,6 +101,18 @@ def test_a_run_on_eight_devices_goes_on_on_fewer(toy_run, tmp_path, monkeypatch)
             _same(whole, last)
 
 
+def test_a_run_goes_on_with_its_own_synonyms_only(toy_run, tmp_path):
+    """A changed file would change what comes, and is noticed before a step is taken."""
+    names = tmp_path / "names.txt"
+    names.write_text("disc = a big red circle\n")
+    data = replace(toy_run.data, synonyms=str(names))
+    config = replace(toy_run, data=data, num_steps=2, checkpoint_every=2)
+    loop.train(config)
+    names.write_text("ring = a big red circle\n")
+    with pytest.raises(UserError, match="was trained with another synonyms"):
+        loop.train(replace(config, num_steps=4))
+
+
 def test_sigterm_saves_and_the_run_goes_on(toy_run, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", logger="jaxdiff")
     whole = loop.train(replace(toy_run, workdir=tmp_path / "whole"))
