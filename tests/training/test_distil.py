@@ -39,7 +39,7 @@ def run(finetune_run):
     return replace(finetune_run, objective=objective, optimizer=optimizer)
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", ["lora", pytest.param("whole", marks=pytest.mark.slow)])
 def test_the_student_learns_and_the_teacher_stays(run, name, tiny_model, tmp_path):
     run = with_objective(run, method=STUDENTS[name])
     short = train_shortly(run, tmp_path)
