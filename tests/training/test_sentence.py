@@ -110,6 +110,18 @@ def test_a_unet_learns_from_it_and_leaves_it_as_it_is(reader, student, tmp_path)
     assert jax.tree.map(np.shape, blue.frozen) == jax.tree.map(np.shape, short.objective.frozen)
 
 
+def test_a_unet_trains_it_on_without_its_projection(reader, student, tmp_path):
+    learns = replace(reader, objective=replace(reader.objective, text_learns=True))
+    objective = build(learns, tmp_path / "run")
+    known = load_text_encoder(student[0], Tokenizer.load).params
+    del known["text_projection"]
+    jax.tree.map(np.testing.assert_array_equal, objective.given["text_encoder"], known)
+    params = objective.init(jax.random.key(0), objective.given)
+    objective.export(tmp_path / "model", params, {"step": 0})
+    (tower,) = load_model(tmp_path / "model", Tokenizer.load).text
+    jax.tree.map(np.testing.assert_array_equal, tower.params, known)
+
+
 def test_what_does_not_fit_is_refused(reader, run, tmp_path):
     def refused(said, objective, of=run, **data):
         with pytest.raises(UserError, match=said):
