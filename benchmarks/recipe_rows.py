@@ -24,7 +24,7 @@ class Row:
 
 
 _FLOW = "--objective.noise.schedule flow --objective.noise.prediction flow"
-# The text encoder of docs/training.md, which stays as it is, and its shape.
+# The text encoder of docs/training.md, and its shape.
 _SHAPE = (
     " --objective.unet.cross-attention-dim 192 "
     "--objective.text-encoder.vocab-size 8192 --objective.text-encoder.eos-token-id 8191 "

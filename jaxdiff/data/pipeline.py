@@ -1,10 +1,11 @@
 """One pipeline from a source to batches of pictures and tokens.
 
-The stream is a pure function of (source, config): the example with global number n is
-source[order(n)], where `order` is a fresh shuffle in every epoch, and its flip and caption dropout
-are drawn from (seed, n). Process p of P serves rows [p b, (p + 1) b) of every global batch of
-P b examples, so the batches of any number of processes, side by side, are the same batches. The
-state is one integer, the number of global examples consumed.
+The stream is a pure function of (source, config, the file of synonyms that it names): the example
+with global number n is source[order(n)], where `order` is a fresh shuffle in every epoch, and its
+flip, caption dropout and other name are drawn from (seed, n). Process p of P serves rows
+[p b, (p + 1) b) of every global batch of P b examples, so the batches of any number of processes,
+side by side, are the same batches. The state is one integer, the number of global examples
+consumed.
 
 Axis legend: b examples of this process, H W pixels, h w latent pixels, T tokens.
 """
